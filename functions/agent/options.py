@@ -1,0 +1,186 @@
+"""How the Agent SDK is started: environment, tools and the configuration beside this file.
+
+`config/` follows the folder layout of Claude Code: `system_prompt.md`, `agents.json` (subagents), `mcp.json` (MCP
+servers over HTTP and by command), `skills/<name>/SKILL.md`. Skills reach the CLI as a local plugin, because
+user-level ones vanish when a session is resumed from a store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from functions.agent.store import SnapshotStore
+from functions.common.errors import ConfigurationError
+from functions.common.secrets import secret
+from functions.common.settings import AgentSettings
+
+CONFIG = Path(__file__).parent / "config"
+
+TOOLS = ["Bash", "Read", "Write", "Edit", "Glob", "Grep", "Skill", "Agent", "WebFetch"]
+"""The built-in tools the agent is offered; each is also allowed without asking."""
+
+INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
+"""What the CLI, and so Bash and MCP servers, see of our environment; everything else is blanked."""
+
+ROLE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRET_KEYS = frozenset({*ROLE_KEYS, "AWS_BEARER_TOKEN_BEDROCK", "ANTHROPIC_API_KEY"})
+
+
+class Subagent(BaseModel):
+    """One entry of `agents.json`; `prompt_file` is relative to the configuration's folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    description: str
+    prompt_file: str
+    tools: list[str] | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders of one run: all fresh, all gone afterwards."""
+
+    home: Path
+    config: Path
+    workspace: Path
+    scratch: Path
+
+
+def subagents(config: Path) -> dict[str, AgentDefinition]:
+    """The subagents of `agents.json`. Raises ConfigurationError that names the file."""
+    found = _document(config / "agents.json", TypeAdapter(dict[str, Subagent]))
+    return {
+        name: AgentDefinition(
+            description=agent.description,
+            prompt=_text(config / agent.prompt_file),
+            tools=agent.tools,
+            model=cast(Literal["sonnet", "opus", "haiku", "inherit"] | None, agent.model),
+        )
+        for name, agent in found.items()
+    }
+
+
+def mcp_servers(config: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """The servers of `mcp.json` whose names are wanted (`*`: all)."""
+    document = _document(config / "mcp.json", TypeAdapter(dict[str, dict[str, dict[str, Any]]]))
+    servers = document.get("mcpServers", {})
+    return {name: server for name, server in servers.items() if "*" in wanted or name in wanted}
+
+
+def _document(path: Path, adapter: TypeAdapter[Any]) -> Any:
+    try:
+        return adapter.validate_json(_text(path))
+    except ValidationError as error:
+        raise ConfigurationError(f"{path.name}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def credentials(settings: AgentSettings, own: Mapping[str, str]) -> dict[str, str]:
+    """What the CLI signs its model requests with: the secret's keys when one is named, else the function's role."""
+    if settings.model_secret_id is None:
+        return {name: own[name] for name in ROLE_KEYS if name in own} if settings.provider == "bedrock" else {}
+    try:
+        document = json.loads(secret(settings.model_secret_id))
+    except ValueError as error:
+        raise ConfigurationError(f"secret {settings.model_secret_id} is not a JSON object") from error
+    if not isinstance(document, dict) or not document or not SECRET_KEYS.issuperset(document):
+        raise ConfigurationError(f"secret {settings.model_secret_id} may hold only {', '.join(sorted(SECRET_KEYS))}")
+    return {name: str(value) for name, value in document.items()}
+
+
+def cli_environment(
+    settings: AgentSettings, own: Mapping[str, str], inherited: Mapping[str, str], folders: Folders, turn_id: str, run_id: str
+) -> dict[str, str]:
+    """The CLI's environment. The SDK merges ours below it, so whatever we do not mean to give is blanked."""
+    blank = {name: "" for name in inherited if name not in INHERITED}
+    model = {
+        "ANTHROPIC_DEFAULT_OPUS_MODEL": settings.opus,
+        "ANTHROPIC_DEFAULT_SONNET_MODEL": settings.sonnet,
+        "ANTHROPIC_DEFAULT_HAIKU_MODEL": settings.haiku,
+    }
+    quiet = {
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "DISABLE_TELEMETRY": "1",
+        "DISABLE_ERROR_REPORTING": "1",
+    }
+    retries = {"CLAUDE_CODE_MAX_RETRIES": "0", "API_TIMEOUT_MS": "120000"}
+    places = {
+        "HOME": str(folders.home),
+        "CLAUDE_CONFIG_DIR": str(folders.config),
+        "CLAUDE_CODE_TMPDIR": str(folders.scratch),
+        "TMPDIR": str(folders.scratch),
+    }
+    return {
+        **blank,
+        **model,
+        **quiet,
+        **retries,
+        **places,
+        **credentials(settings, own),
+        **_endpoint(settings, turn_id, run_id),
+    }
+
+
+def _endpoint(settings: AgentSettings, turn_id: str, run_id: str) -> dict[str, str]:
+    if settings.provider == "anthropic":
+        return {"ANTHROPIC_BASE_URL": settings.base_url} if settings.base_url else {}
+    bedrock = {"CLAUDE_CODE_USE_BEDROCK": "1", "AWS_REGION": settings.bedrock_region or settings.region}
+    if settings.base_url is None:
+        return bedrock
+    return {
+        **bedrock,
+        "ANTHROPIC_BEDROCK_BASE_URL": settings.base_url,
+        "CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1",
+        "ANTHROPIC_CUSTOM_HEADERS": f"X-Stepgram-Turn: {turn_id}\nX-Stepgram-Run: {run_id}",
+    }
+
+
+def agent_options(
+    settings: AgentSettings,
+    environment: dict[str, str],
+    folders: Folders,
+    session_id: str,
+    is_new: bool,
+    store: SnapshotStore,
+    stderr: Callable[[str], None],
+) -> ClaudeAgentOptions:
+    """The SDK's options for one run of one session."""
+    config = Path(settings.config_dir) if settings.config_dir else CONFIG
+    servers = mcp_servers(config, settings.mcp_servers)
+    return ClaudeAgentOptions(
+        model=settings.model,
+        system_prompt={"type": "custom", "prompt": _text(config / "system_prompt.md"), "snapshot": False},
+        tools=TOOLS,
+        allowed_tools=[*TOOLS, *(f"mcp__{name}" for name in servers)],
+        agents=subagents(config),
+        mcp_servers=servers,
+        strict_mcp_config=True,
+        plugins=[{"type": "local", "path": str(config)}],
+        setting_sources=[],
+        skills="all",
+        verbatim_prompts=True,
+        max_turns=settings.max_turns,
+        max_budget_usd=settings.max_budget_usd,
+        cwd=folders.workspace,
+        env=environment,
+        session_store=cast(Any, store),
+        session_id=session_id if is_new else None,
+        resume=None if is_new else session_id,
+        stderr=stderr,
+    )

@@ -1,0 +1,64 @@
+"""AWS clients, one per service and environment, made on first use and shared by threads."""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from functions.common.settings import AwsSettings
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_stepfunctions import SFNClient
+
+_making = threading.Lock()
+
+
+@lru_cache(maxsize=64)
+def _client(service: str, settings: AwsSettings) -> Any:
+    config = Config(
+        connect_timeout=3,
+        read_timeout=20,
+        retries={"mode": "standard", "max_attempts": 3},
+        max_pool_connections=20,
+        inject_host_prefix=settings.endpoint is None,
+    )
+    with _making:
+        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"} if settings.endpoint else {}
+        return boto3.session.Session().client(
+            service,  # type: ignore[call-overload]
+            region_name=settings.region,
+            endpoint_url=settings.endpoint,
+            config=config,
+            **keys,
+        )
+
+
+def dynamodb() -> DynamoDBClient:
+    """The DynamoDB client."""
+    client: DynamoDBClient = _client("dynamodb", AwsSettings.load())
+    return client
+
+
+def s3() -> S3Client:
+    """The S3 client."""
+    client: S3Client = _client("s3", AwsSettings.load())
+    return client
+
+
+def step_functions() -> SFNClient:
+    """The Step Functions client."""
+    client: SFNClient = _client("stepfunctions", AwsSettings.load())
+    return client
+
+
+def secrets_manager() -> SecretsManagerClient:
+    """The Secrets Manager client."""
+    client: SecretsManagerClient = _client("secretsmanager", AwsSettings.load())
+    return client

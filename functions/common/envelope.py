@@ -1,0 +1,86 @@
+"""The envelope: what is left of a Telegram update when it enters the workflow.
+
+It is the input of the Intake and, without its route, of the Turn, so an operator reads it first.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Route = Literal["message", "command", "button", "stop", "refused", "ignored"]
+Reason = Literal["not_allowed", "unsupported", "nothing_to_do"]
+
+NAME_LIMIT = 80
+"""Characters an execution's name may have (Step Functions API, StartExecution)."""
+
+
+class Part(BaseModel):
+    """A frozen piece of the envelope; unknown fields are refused, so that a typing error is found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Chat(Part):
+    """Where the message was written. `thread_id` is 0 outside a forum topic."""
+
+    id: int
+    thread_id: int = 0
+    type: Literal["private", "group", "supergroup", "channel"]
+
+
+class User(Part):
+    """Who wrote it. `language` is Telegram's `language_code`, an IETF tag."""
+
+    id: int
+    name: str
+    language: str = "en"
+
+
+class Message(Part):
+    """The message: `id` in its chat, `update_id` of the update, `date` in seconds since 1970 UTC."""
+
+    id: int
+    update_id: int
+    date: int
+    text: str
+
+
+class Command(Part):
+    """A bot command: `/name argument`."""
+
+    name: str
+    argument: str = ""
+
+
+class Button(Part):
+    """A pressed inline button: the callback query's id and its data (at most 64 bytes)."""
+
+    id: str
+    data: str
+
+
+class Envelope(Part):
+    """One update, normalised. `turn_id` is the execution's name and the idempotency key everywhere."""
+
+    turn_id: str = Field(max_length=NAME_LIMIT, pattern=r"^c-?\d+-t\d+-u\d+$")
+    session_key: str = Field(pattern=r"^-?\d+:\d+$")
+    route: Route
+    reason: Reason | None = None
+    chat: Chat | None = None
+    user: User | None = None
+    message: Message | None = None
+    command: Command | None = None
+    button: Button | None = None
+    ttl: int = 0
+
+
+def turn_id(chat_id: int, thread_id: int, update_id: int) -> str:
+    """The turn's name: the same update always gets the same one."""
+    return f"c{chat_id}-t{thread_id}-u{update_id}"
+
+
+def session_key(chat_id: int, thread_id: int) -> str:
+    """The conversation's key: one for each chat and topic."""
+    return f"{chat_id}:{thread_id}"

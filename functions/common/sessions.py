@@ -1,0 +1,222 @@
+"""Sessions in DynamoDB: the pointer to a conversation's newest snapshot, and one record for each turn.
+
+    pk = <chat_id>:<thread_id>   sk = "session"    session_id, version, manifest, cost_usd, turns, ttl
+                                 sk = "turn#<id>"  status, version, session_id, base_manifest, delivered, failed, ttl
+
+A snapshot becomes visible by moving the pointer, in one transaction with the lock's fence and the turn's record.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+from pydantic import BaseModel, ConfigDict
+
+from functions.common.errors import LockLost
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+DAY_SECONDS = 86_400
+
+
+class Pointer(BaseModel):
+    """Where a conversation stands: `version` turns are committed, `manifest` is the S3 key of the newest."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    session_id: str
+    version: int = 0
+    manifest: str | None = None
+    cost_usd: float = 0.0
+    turns: int = 0
+    ttl: int = 0
+
+
+class TurnRecord(BaseModel):
+    """What a turn has done already. `delivered` maps a part's name to the message id Telegram gave it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    status: str | None = None
+    session_id: str | None = None
+    version: int | None = None
+    base_manifest: str | None = None
+    delivered: dict[str, int] = {}
+
+    @property
+    def committed(self) -> bool:
+        """Whether the turn's snapshot is visible."""
+        return self.version is not None
+
+
+class Commit(BaseModel):
+    """What Persist makes visible: `manifest` as version `base.version + 1`, if owner and fence still hold."""
+
+    model_config = ConfigDict(frozen=True)
+
+    turn_id: str
+    fence: int
+    base: Pointer
+    manifest: str
+    cost_usd: float
+    execution_arn: str
+
+
+class SessionTable:
+    """The session and turn items of one table."""
+
+    def __init__(self, table: str, dynamodb: DynamoDBClient, ttl_days: int = 25) -> None:
+        self._table = table
+        self._dynamodb = dynamodb
+        self._ttl_seconds = ttl_days * DAY_SECONDS
+
+    def pointer(self, session_key: str) -> Pointer | None:
+        """The conversation's pointer, or None when it has none (any more)."""
+        item = self._get(session_key, "session")
+        return Pointer.model_validate(item) if item else None
+
+    def start_over(self, session_key: str) -> Pointer:
+        """Give the conversation a new, empty session."""
+        fresh = Pointer(session_id=str(uuid.uuid4()), ttl=self._expiry())
+        self._update(
+            session_key,
+            "session",
+            "SET session_id = :id, version = :zero, #ttl = :ttl REMOVE manifest, cost_usd, turns",
+            names={"#ttl": "ttl"},
+            values={":id": fresh.session_id, ":zero": 0, ":ttl": fresh.ttl},
+        )
+        return fresh
+
+    def turn(self, session_key: str, turn_id: str) -> TurnRecord:
+        """What is recorded of a turn; an empty record when nothing is."""
+        return TurnRecord.model_validate(self._get(session_key, f"turn#{turn_id}") or {})
+
+    def commit(self, session_key: str, commit: Commit) -> Literal["committed", "superseded"]:
+        """Make a snapshot visible, once. Returns `superseded` when the conversation was reset meanwhile.
+
+        Raises LockLost when the turn does not own the lock with this fence; then nothing is written.
+        """
+        turn_key = f"turn#{commit.turn_id}"
+        if self.turn(session_key, commit.turn_id).committed:
+            return "committed"
+        version, ttl = commit.base.version + 1, self._expiry()
+        try:
+            self._dynamodb.transact_write_items(
+                TransactItems=[
+                    {
+                        "ConditionCheck": {
+                            "TableName": self._table,
+                            "Key": _key(session_key, "lock"),
+                            "ConditionExpression": "#owner = :turn AND fence = :fence",
+                            "ExpressionAttributeNames": {"#owner": "owner"},
+                            "ExpressionAttributeValues": _values({":turn": commit.turn_id, ":fence": commit.fence}),
+                        }
+                    },
+                    {
+                        "Update": {
+                            "TableName": self._table,
+                            "Key": _key(session_key, "session"),
+                            "ConditionExpression": "session_id = :id AND version = :base",
+                            "UpdateExpression": "SET version = :version, manifest = :manifest, cost_usd = :cost, "
+                            "#ttl = :ttl ADD turns :one",
+                            "ExpressionAttributeNames": {"#ttl": "ttl"},
+                            "ExpressionAttributeValues": _values(
+                                {
+                                    ":id": commit.base.session_id,
+                                    ":base": commit.base.version,
+                                    ":version": version,
+                                    ":manifest": commit.manifest,
+                                    ":cost": commit.cost_usd,
+                                    ":ttl": ttl,
+                                    ":one": 1,
+                                }
+                            ),
+                        }
+                    },
+                    {
+                        "Update": {
+                            "TableName": self._table,
+                            "Key": _key(session_key, turn_key),
+                            "ConditionExpression": "attribute_not_exists(version)",
+                            "UpdateExpression": "SET #status = :status, version = :version, session_id = :id, "
+                            "base_manifest = :base, execution_arn = :arn, #ttl = :ttl",
+                            "ExpressionAttributeNames": {"#status": "status", "#ttl": "ttl"},
+                            "ExpressionAttributeValues": _values(
+                                {
+                                    ":status": "committed",
+                                    ":version": version,
+                                    ":id": commit.base.session_id,
+                                    ":base": commit.base.manifest,
+                                    ":arn": commit.execution_arn,
+                                    ":ttl": ttl,
+                                }
+                            ),
+                        }
+                    },
+                ]
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "TransactionCanceledException":
+                raise
+            reasons: Any = error.response.get("CancellationReasons", [])
+            codes = [reason.get("Code") for reason in reasons]
+            if codes[0] == "ConditionalCheckFailed":
+                raise LockLost(f"{commit.turn_id} does not own {session_key} with fence {commit.fence}") from error
+            if codes[2] == "ConditionalCheckFailed":
+                return "committed"
+            if codes[1] == "ConditionalCheckFailed":
+                return "superseded"
+            raise
+        return "committed"
+
+    def delivered(self, session_key: str, turn_id: str, part: str, message_id: int) -> None:
+        """Note that a part of the turn's answer is in the chat."""
+        key, names = f"turn#{turn_id}", {"#ttl": "ttl"}
+        self._update(
+            session_key,
+            key,
+            "SET delivered = if_not_exists(delivered, :empty), #ttl = :ttl",
+            names=names,
+            values={":empty": {}, ":ttl": self._expiry()},
+        )
+        self._update(
+            session_key, key, "SET delivered.#part = :id", names={"#part": part}, values={":id": message_id}
+        )
+
+    def _expiry(self) -> int:
+        return int(time.time()) + self._ttl_seconds
+
+    def _get(self, session_key: str, sort_key: str) -> dict[str, Any] | None:
+        found = self._dynamodb.get_item(
+            TableName=self._table, Key=_key(session_key, sort_key), ConsistentRead=True
+        ).get("Item")
+        if found is None:
+            return None
+        read = TypeDeserializer().deserialize
+        return {name: read(value) for name, value in found.items()}
+
+    def _update(
+        self, session_key: str, sort_key: str, expression: str, names: dict[str, str], values: dict[str, Any]
+    ) -> None:
+        self._dynamodb.update_item(
+            TableName=self._table,
+            Key=_key(session_key, sort_key),
+            UpdateExpression=expression,
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=_values(values),
+        )
+
+
+def _key(session_key: str, sort_key: str) -> dict[str, Any]:
+    return {"pk": {"S": session_key}, "sk": {"S": sort_key}}
+
+
+def _values(values: dict[str, Any]) -> dict[str, Any]:
+    write = TypeSerializer().serialize
+    return {name: write(Decimal(str(v)) if isinstance(v, float) else v) for name, v in values.items()}

@@ -1,0 +1,152 @@
+"""Settings: what `template.yaml` puts into a function's environment, as models that fail at once and by name.
+
+Every function has its own environment. On AWS that is `os.environ`; on the embedded stack several functions share
+one process, so the host sets `environment` for each invocation. Nothing reads `os.environ` directly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from functions.common.errors import ConfigurationError
+
+_environment: ContextVar[Mapping[str, str] | None] = ContextVar("environment", default=None)
+
+
+def environment() -> Mapping[str, str]:
+    """The environment of the function that runs now."""
+    own = _environment.get()
+    return os.environ if own is None else own
+
+
+def use_environment(values: Mapping[str, str] | None) -> None:
+    """Give the present context an environment of its own (None: the process's)."""
+    _environment.set(values)
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+NameList = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class Settings(BaseModel):
+    """The base of all settings: fields are environment variables by their alias."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the function's environment. Raises ConfigurationError that names every bad variable."""
+        try:
+            return cls.model_validate({name: value for name, value in environment().items() if value != ""})
+        except ValidationError as error:
+            problems = "; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())
+            raise ConfigurationError(f"{cls.__name__} cannot be read from the environment: {problems}") from error
+
+
+class AwsSettings(Settings):
+    """Where AWS is; the endpoint is set on the embedded stack only."""
+
+    region: str = Field(alias="AWS_REGION", description="AWS region")
+    endpoint: str | None = Field(None, alias="AWS_ENDPOINT_URL", description="AWS endpoint; only off AWS")
+    access_key: str | None = Field(None, alias="AWS_ACCESS_KEY_ID", exclude=True)
+
+
+class WebhookSettings(Settings):
+    """The webhook's environment."""
+
+    intake_arn: str = Field(alias="INTAKE_ARN", description="ARN of the Intake state machine")
+    secret_id: str = Field(alias="WEBHOOK_SECRET_ID", description="Secrets Manager id of Telegram's webhook secret")
+    allowed_users: NameList = Field(
+        (), alias="ALLOWED_USERS", description="Telegram user ids who may talk to the bot, by commas; `*` for all"
+    )
+    allowed_chats: NameList = Field(
+        (), alias="ALLOWED_CHATS", description="Telegram chat ids in which everyone may talk to the bot"
+    )
+    session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
+
+
+class TableSettings(Settings):
+    """Functions that read or write sessions and the lock."""
+
+    table: str = Field(alias="SESSION_TABLE", description="Name of the DynamoDB table")
+
+
+class BucketSettings(Settings):
+    """Functions that read or write snapshots."""
+
+    bucket: str = Field(alias="SESSION_BUCKET", description="Name of the S3 bucket of sessions")
+
+
+class SessionSettings(TableSettings, BucketSettings):
+    """Hydrate and Persist."""
+
+    session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
+
+
+class TelegramSettings(Settings):
+    """Functions that talk to the Bot API."""
+
+    token_secret_id: str = Field(alias="BOT_TOKEN_SECRET_ID", description="Secrets Manager id of the bot token")
+    api_url: str = Field(
+        "https://api.telegram.org", alias="TELEGRAM_API_URL", description="Root of the Bot API"
+    )
+
+
+class ReplySettings(TelegramSettings, TableSettings, BucketSettings):
+    """Reply."""
+
+    rich: Literal["auto", "always", "never"] = Field(
+        "auto", alias="RICH_MESSAGES", description="When answers are sent as rich messages: auto, always or never"
+    )
+
+
+class NoticeSettings(TelegramSettings, TableSettings):
+    """ReportFailure: a short text with a delivery ledger."""
+
+
+class IntakeSettings(NoticeSettings):
+    """The Intake's function."""
+
+    session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
+
+
+class AgentSettings(BucketSettings):
+    """The agent's environment."""
+
+    provider: Literal["bedrock", "anthropic"] = Field(
+        "bedrock", alias="MODEL_PROVIDER", description="Where the model is: bedrock or anthropic"
+    )
+    model: str = Field(alias="MODEL_ID", description="Model that answers")
+    opus: str = Field(alias="ANTHROPIC_DEFAULT_OPUS_MODEL", description="What `opus` means to the CLI")
+    sonnet: str = Field(alias="ANTHROPIC_DEFAULT_SONNET_MODEL", description="What `sonnet` means to the CLI")
+    haiku: str = Field(alias="ANTHROPIC_DEFAULT_HAIKU_MODEL", description="What `haiku` means to the CLI")
+    region: str = Field(alias="AWS_REGION", description="AWS region")
+    bedrock_region: str | None = Field(
+        None, alias="BEDROCK_REGION", description="Region of the model, when it is another"
+    )
+    model_secret_id: str | None = Field(
+        None,
+        alias="MODEL_SECRET_ID",
+        description="Secret with another account's keys or an API key for the model; without it, the function's role",
+    )
+    base_url: str | None = Field(None, alias="MODEL_BASE_URL", description="Model endpoint; only off AWS")
+    max_turns: int = Field(50, alias="MAX_MODEL_TURNS", ge=1, description="Model calls at most in one turn")
+    max_budget_usd: float = Field(5.0, alias="MAX_BUDGET_USD", gt=0, description="US dollars at most in one turn")
+    config_dir: str | None = Field(
+        None, alias="AGENT_CONFIG_DIR", description="Folder of the agent's configuration, when it is another"
+    )
+    mcp_servers: NameList = Field(
+        ("*",), alias="MCP_SERVERS", description="Names of the MCP servers of `mcp.json` to use; `*` for all"
+    )
+
+
+class LockSettings(TableSettings):
+    """AcquireLock and ReleaseLock."""

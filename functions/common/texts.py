@@ -1,0 +1,77 @@
+"""Everything the bot says of its own, in one place. English is complete; other languages fall back to it."""
+
+from __future__ import annotations
+
+CATALOGUE: dict[str, dict[str, str]] = {
+    "start": {
+        "en": "Hello {name}. I am a Claude agent: write to me, and I answer here. /help shows what I can do.",
+        "zh": "你好，{name}。我是一个 Claude 智能体：给我发消息，我会在这里回答。/help 查看我能做什么。",
+    },
+    "help": {
+        "en": "Write anything and I will answer; I remember this conversation.\n\n"
+        "/new - forget this conversation and start afresh\n"
+        "/stop - stop what I am doing\n"
+        "/whoami - show your ids\n"
+        "/help - this text",
+        "zh": "发送任何内容，我都会回答，并记住本次对话。\n\n"
+        "/new - 忘掉本次对话，重新开始\n"
+        "/stop - 停止正在进行的任务\n"
+        "/whoami - 显示你的 ID\n"
+        "/help - 显示本说明",
+    },
+    "unknown_command": {
+        "en": "I do not know /{command}.",
+        "zh": "我不认识 /{command} 这个命令。",
+    },
+    "new": {
+        "en": "Done: this conversation starts afresh.",
+        "zh": "好的，对话已重新开始。",
+    },
+    "whoami": {
+        "en": "User {user}, chat {chat}, topic {thread}.",
+        "zh": "用户 {user}，聊天 {chat}，话题 {thread}。",
+    },
+    "stopped": {
+        "en": "Stopped.",
+        "zh": "已停止。",
+    },
+    "nothing_to_stop": {
+        "en": "Nothing is running here.",
+        "zh": "这里没有正在进行的任务。",
+    },
+    "not_allowed": {
+        "en": "You may not use this bot. Its operator can allow you: user {user}, chat {chat}.",
+        "zh": "你没有使用此机器人的权限。管理员可以授权：用户 {user}，聊天 {chat}。",
+    },
+    "unsupported": {
+        "en": "I can only read text for now. Please write it as a message.",
+        "zh": "我目前只能阅读文字，请用文字消息发送。",
+    },
+    "button_gone": {
+        "en": "This button no longer works.",
+        "zh": "此按钮已失效。",
+    },
+    "failed": {
+        "en": "Something went wrong and your message was not answered ({error}). "
+        "It is kept: the operator can run it again as {turn}.",
+        "zh": "出错了，你的消息没有得到回答（{error}）。消息已保留：管理员可以用 {turn} 重新运行。",
+    },
+    "session_lost": {
+        "en": "The memory of our earlier conversation has expired, so this is a fresh start.",
+        "zh": "之前对话的记忆已过期，现在是新的对话。",
+    },
+    "empty_answer": {
+        "en": "The agent finished without a text.",
+        "zh": "智能体已完成，但没有返回文字。",
+    },
+    "answer_as_document": {
+        "en": "The answer is longer than messages can carry; the whole text is in this file.",
+        "zh": "回答太长，无法用消息发送，全文见此文件。",
+    },
+}
+
+
+def say(name: str, language: str, **values: object) -> str:
+    """The text `name` in the user's language (an IETF tag such as `zh-hans`), with `values` filled in."""
+    texts = CATALOGUE[name]
+    return texts.get(language.split("-")[0].lower(), texts["en"]).format(**values)

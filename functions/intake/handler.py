@@ -1,0 +1,20 @@
+"""The Intake's one function: what needs an answer but no agent. Each state of the Intake is a module here."""
+
+from __future__ import annotations
+
+from functions.common.observability import step
+from functions.intake import answer_button, refuse, run_command, stop_turn
+from functions.intake.request import Outcome, Request
+
+STATES = {
+    "RunCommand": run_command.run,
+    "AnswerButton": answer_button.run,
+    "StopTurn": stop_turn.run,
+    "Refuse": refuse.run,
+}
+
+
+@step(Request)
+def handler(request: Request) -> Outcome:
+    """Run the module of the state that calls."""
+    return STATES[request.state](request)

@@ -1,0 +1,62 @@
+"""Reply: the answer into the chat, in the best form Telegram takes, every part once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from functions.common import aws
+from functions.common.delivery import Delivery
+from functions.common.envelope import Chat
+from functions.common.observability import StepRequest, step
+from functions.common.rendering import plan
+from functions.common.sessions import SessionTable
+from functions.common.settings import ReplySettings
+from functions.common.snapshots import RunResult, Snapshots
+from functions.common.telegram import bot_api
+from functions.common.texts import say
+
+
+class Request(StepRequest):
+    """Where to, what, and in whose language."""
+
+    chat: Chat
+    message_id: int
+    language: str
+    result: str
+    notice: Literal["session_lost"] | None = None
+
+
+class Result(BaseModel):
+    """The form the answer took and the messages it became."""
+
+    form: Literal["rich", "classic"]
+    message_ids: list[int]
+
+
+@step(Request)
+def handler(request: Request) -> Result:
+    """Send what the ledger does not hold yet. Raises the TelegramError that stopped it; a retry resumes there."""
+    settings = ReplySettings.load()
+    snapshots = Snapshots(settings.bucket, aws.s3())
+    run = snapshots.read(request.result, RunResult)
+    table = SessionTable(settings.table, aws.dynamodb())
+    delivery = Delivery(
+        bot_api(settings), table, request.session_key, request.turn_id, request.chat, request.message_id
+    )
+    if request.notice is not None:
+        delivery.text("notice", say(request.notice, request.language))
+    markdown = run.text if run.text.strip() else say("empty_answer", request.language)
+    how = plan(markdown, settings.rich)
+    for number, part in enumerate(how.parts):
+        if how.form == "rich":
+            delivery.rich(f"answer{number}", part)
+        else:
+            delivery.classic(f"answer{number}", part)
+    if how.as_document:
+        caption = say("answer_as_document", request.language)
+        delivery.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
+    for number, file in enumerate(run.files):
+        delivery.document(f"file{number}", file.name, snapshots.get(file.key))
+    return Result(form=how.form, message_ids=list(delivery.sent.values()))

@@ -1,0 +1,111 @@
+"""From an update to an envelope: who, where, what, and which way it goes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from functions.common import envelope
+from functions.common.envelope import Button, Command, Envelope, Reason, Route
+from functions.webhook.update import CallbackQuery, Chat, Message, StoppedMessageGeneration, Update, User
+
+DAY_SECONDS = 86_400
+EVERYONE = "*"
+
+
+def allowed(user: User | None, chat: Chat, users: Collection[str], chats: Collection[str]) -> bool:
+    """Whether this person in this chat may talk to the bot. The default, two empty lists, is nobody."""
+    if EVERYONE in users or str(chat.id) in chats:
+        return True
+    return user is not None and str(user.id) in users
+
+
+def normalise(update: Update, users: Collection[str], chats: Collection[str], ttl_days: int) -> Envelope:
+    """The envelope of an update. `users` and `chats` are the allowlist; the session's ttl slides `ttl_days` on."""
+    if update.message is not None:
+        return _message(update.update_id, update.message, users, chats, ttl_days)
+    if update.callback_query is not None and update.callback_query.message is not None:
+        return _button(update.update_id, update.callback_query, update.callback_query.message, users, chats)
+    if update.stopped_message_generation is not None:
+        return _stopped(update.update_id, update.stopped_message_generation)
+    name = envelope.turn_id(0, 0, update.update_id)
+    return Envelope(turn_id=name, session_key=envelope.session_key(0, 0), route="ignored", reason="nothing_to_do")
+
+
+def _thread(message: Message) -> int:
+    return message.message_thread_id or 0 if message.is_topic_message else 0
+
+
+def _command(message: Message) -> Command | None:
+    text = message.text or ""
+    first = next((entity for entity in message.entities if entity.type == "bot_command" and entity.offset == 0), None)
+    if first is None or not text.startswith("/"):
+        return None
+    name, argument = text[1 : first.length].partition("@")[0].lower(), text[first.length :].strip()
+    return Command(name=name, argument=argument)
+
+
+def _route(message: Message, command: Command | None, may: bool) -> tuple[Route, Reason | None]:
+    if message.from_user is None or message.from_user.is_bot:
+        return "ignored", "nothing_to_do"
+    if not message.text and not message.has_content:
+        return "ignored", "nothing_to_do"
+    if not may:
+        return "refused", "not_allowed"
+    if not message.text:
+        return "refused", "unsupported"
+    if command is None:
+        return "message", None
+    return ("stop" if command.name == "stop" else "command"), None
+
+
+def _message(
+    update_id: int, message: Message, users: Collection[str], chats: Collection[str], ttl_days: int
+) -> Envelope:
+    thread_id = _thread(message)
+    command = _command(message)
+    route, reason = _route(message, command, allowed(message.from_user, message.chat, users, chats))
+    return Envelope(
+        turn_id=envelope.turn_id(message.chat.id, thread_id, update_id),
+        session_key=envelope.session_key(message.chat.id, thread_id),
+        route=route,
+        reason=reason,
+        chat=envelope.Chat(id=message.chat.id, thread_id=thread_id, type=message.chat.type),
+        user=_user(message.from_user),
+        message=envelope.Message(
+            id=message.message_id, update_id=update_id, date=message.date, text=message.text or ""
+        ),
+        command=command,
+        ttl=message.date + ttl_days * DAY_SECONDS,
+    )
+
+
+def _user(user: User | None) -> envelope.User | None:
+    if user is None:
+        return None
+    return envelope.User(id=user.id, name=user.first_name, language=user.language_code or "en")
+
+
+def _button(
+    update_id: int, query: CallbackQuery, message: Message, users: Collection[str], chats: Collection[str]
+) -> Envelope:
+    thread_id = _thread(message)
+    may = allowed(query.from_user, message.chat, users, chats)
+    return Envelope(
+        turn_id=envelope.turn_id(message.chat.id, thread_id, update_id),
+        session_key=envelope.session_key(message.chat.id, thread_id),
+        route="button" if may else "ignored",
+        reason=None if may else "not_allowed",
+        chat=envelope.Chat(id=message.chat.id, thread_id=thread_id, type=message.chat.type),
+        user=_user(query.from_user),
+        button=Button(id=query.id, data=query.data or ""),
+    )
+
+
+def _stopped(update_id: int, stopped: StoppedMessageGeneration) -> Envelope:
+    thread_id = stopped.message_thread_id or 0
+    return Envelope(
+        turn_id=envelope.turn_id(stopped.chat.id, thread_id, update_id),
+        session_key=envelope.session_key(stopped.chat.id, thread_id),
+        route="stop",
+        chat=envelope.Chat(id=stopped.chat.id, thread_id=thread_id, type=stopped.chat.type),
+    )

@@ -1,0 +1,267 @@
+"""The `stepgram` command. Exit status: 0 done, 1 a turn failed or nothing could be done, 2 wrong usage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+from rich.table import Table
+
+from stepgram import console as console_page
+from stepgram.ask import Answer
+from stepgram.ask import ask as send
+from stepgram.embedded.aws import Server
+from stepgram.embedded.stack import Ports
+from stepgram.executions import State, detail, list_executions
+from stepgram.rerun import RerunError, failed_since, rerun_from_start, wait_until_ended
+from stepgram.rerun import redrive as redrive_turn
+from stepgram.stack import Stack, StackError, dotenv, open_stack, serve
+from stepgram.webhook import webhook_delete, webhook_info, webhook_set
+
+DEFAULT_CHAT = 1001
+COLOURS = {"succeeded": "green", "caught": "yellow", "running": "blue"}
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+stack_option = click.option("--stack", metavar="NAME", help="A deployed stack; without it, the local one.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Failed(click.ClickException):
+    """Something could not be done; printed as one line, exit status 1."""
+
+    def show(self, file: Any = None) -> None:
+        """The message on standard error."""
+        err.print(f"[red]error:[/red] {self.message}")
+
+
+class Group(click.Group):
+    """Turns the errors of our own modules and of AWS into one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (StackError, RerunError, ValueError) as error:
+            raise Failed(str(error)) from error
+        except (ClientError, BotoCoreError) as error:
+            raise Failed(f"AWS: {error}") from error
+        except OSError as error:
+            raise Failed(str(error)) from error
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stepgram")
+def main() -> None:
+    """A Telegram bot that is a Claude agent; every message is one Step Functions execution."""
+    dotenv()
+
+
+@main.command()
+@click.argument("text")
+@click.option("--chat", type=int, default=DEFAULT_CHAT, show_default=True, help="The chat's id; a group's is negative.")
+@click.option("--thread", type=click.IntRange(0), default=0, help="The forum topic's id.")
+@click.option("--user", type=click.IntRange(1), help="Who writes; in a private chat the chat's id.")
+@click.option("--fresh", is_flag=True, help="Forget everything kept in .stepgram first.")
+@click.option("--yes", is_flag=True, help="Allow every tool call that asks.")
+@stack_option
+@json_option
+def ask(
+    text: str, chat: int, thread: int, user: int | None, fresh: bool, yes: bool, stack: str | None, as_json: bool
+) -> None:
+    """Send TEXT through the whole stack, print the states as they pass, then the reply."""
+    if fresh and stack:
+        raise click.UsageError("--fresh is for the local stack only")
+    with open_stack(stack, fresh) as opened:
+        answer = send(opened, text, chat, thread, user, _ignore if as_json else _print_state)
+    if as_json:
+        click.echo(json.dumps(answer.document(), ensure_ascii=False, indent=2))
+    else:
+        _print_answer(answer)
+    if answer.status != "SUCCEEDED":
+        where = answer.failed_state or "the execution"
+        err.print(f"[red]{answer.execution} {answer.status}[/red] in {where}: {answer.error}: {answer.cause or ''}")
+        err.print(f"run it again: stepgram rerun {answer.execution}", style="dim")
+        sys.exit(1)
+
+
+def _ignore(state: State) -> None:
+    """No progress is shown."""
+
+
+def _print_state(state: State) -> None:
+    colour = COLOURS.get(state.status, "red")
+    tries = f"  {state.tries} tries" if state.tries > 1 else ""
+    error = f"  {state.error}" if state.status not in ("succeeded", "running") and state.error else ""
+    out.print(f"[{colour}]{_sign(state)}[/{colour}] {state.name:<18} {state.seconds:8.3f} s[dim]{tries}[/dim]{error}")
+
+
+def _sign(state: State) -> str:
+    return {"succeeded": "✓", "caught": "!", "running": "…"}.get(state.status, "✗")
+
+
+def _print_answer(answer: Answer) -> None:
+    for reply in answer.replies:
+        click.echo()
+        click.echo(reply)
+    if answer.execution:
+        cost = f" · ${answer.cost_usd:.4f}" if answer.cost_usd is not None else ""
+        out.print(f"\n{answer.execution} · {answer.status} · version {answer.version}{cost}", style="dim")
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65533), default=8765, show_default=True,
+              help="The chat page's port; the console page has the next, AWS the one after.")
+def local(port: int) -> None:
+    """Run the stack on this machine, with a chat page and a console page, until Ctrl-C."""
+    try:
+        with serve(Ports(aws=port + 2, telegram=port)) as stack:
+            page = Server(console_page.app(stack), port + 1)
+            out.print(f"[bold]chat[/bold]     {stack.telegram}")
+            out.print(f"[bold]console[/bold]  {page.url}")
+            out.print(f"[dim]AWS      {stack.endpoint}   (Ctrl-C stops; `stepgram ask` goes through here)[/dim]")
+            stopped = threading.Event()
+            signal.signal(signal.SIGINT, lambda *_: stopped.set())
+            signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+            stopped.wait()
+            out.print("stopping; what still runs goes on at the next start", style="dim")
+            page.stop()
+    except OSError as error:
+        raise Failed(f"{error.strerror or error}: one of the ports {port} to {port + 2} is busy; "
+                     f"try `stepgram local --port {port + 10}`") from error
+    except SystemExit as error:
+        raise Failed(f"one of the ports {port} to {port + 2} is busy; "
+                     f"try `stepgram local --port {port + 10}`") from error
+
+
+@main.command()
+@click.option("--status", type=click.Choice(["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"]))
+@click.option("--chat", type=int, help="Only this chat.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@stack_option
+@json_option
+def executions(status: str | None, chat: int | None, limit: int, stack: str | None, as_json: bool) -> None:
+    """List turns, newest first."""
+    with open_stack(stack) as opened:
+        rows = list_executions(opened.client("stepfunctions"), opened.outputs["TurnArn"], status, chat, limit)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("Execution", "Status", "Started", "Seconds", "Error", box=None)
+    for row in rows:
+        colour = {"SUCCEEDED": "green", "RUNNING": "blue"}.get(row["status"], "red")
+        table.add_row(row["name"], f"[{colour}]{row['status']}[/{colour}]", row["started"],
+                      f"{row['seconds']:.1f}", row["error"] or "")
+    out.print(table)
+
+
+@main.command()
+@click.argument("name")
+@stack_option
+@json_option
+def show(name: str, stack: str | None, as_json: bool) -> None:
+    """Show one execution, state by state."""
+    with open_stack(stack) as opened:
+        found = detail(opened.client("stepfunctions"), opened.execution_arn(name))
+    if as_json:
+        click.echo(json.dumps(found.document(), ensure_ascii=False, indent=2))
+        return
+    out.print(f"[bold]{found.name}[/bold]  {found.status}")
+    for number, attempt in enumerate(found.attempts, 1):
+        if len(found.attempts) > 1:
+            out.print(f"\nattempt {number}", style="dim")
+        for state in attempt:
+            _print_state(state)
+    if found.failed_state is not None:
+        out.print(f"\n[red]{found.failed_state.name} failed:[/red] {found.error}: {found.cause or ''}")
+    if isinstance(found.output, dict):
+        out.print()
+        for key, value in found.output.items():
+            out.print(f"[dim]{key}[/dim] {value}", markup=True)
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@click.option("--failed", is_flag=True, help="All failed, stopped or timed-out turns.")
+@click.option("--since", default="24h", show_default=True, metavar="TIME", help="With --failed: how far back (30m, 2h, 3d).")
+@click.option("--from-start", is_flag=True, help="A new execution with the same input, instead of a redrive.")
+@stack_option
+@json_option
+def rerun(
+    names: tuple[str, ...], failed: bool, since: str, from_start: bool, stack: str | None, as_json: bool
+) -> None:
+    """Redrive executions NAME...: they go on at the state that failed, with their history."""
+    if bool(names) == failed:
+        raise click.UsageError("give execution names, or --failed")
+    with open_stack(stack) as opened:
+        wanted = list(names) if names else failed_since(opened, datetime.now(UTC) - _duration(since))
+        ended = [_rerun(opened, name, from_start, quiet=as_json) for name in wanted]
+    if as_json:
+        click.echo(json.dumps(ended, indent=2))
+    elif not wanted:
+        out.print("nothing to rerun", style="dim")
+    if any(row["status"] != "SUCCEEDED" for row in ended):
+        sys.exit(1)
+
+
+def _rerun(stack: Stack, name: str, from_start: bool, quiet: bool) -> dict[str, Any]:
+    running = rerun_from_start(stack, name) if from_start else redrive_turn(stack, name)
+    found = wait_until_ended(stack, running)
+    if not quiet:
+        out.print(f"[bold]{found.name}[/bold]  {found.status}")
+        for state in found.states:
+            _print_state(state)
+    if found.status != "SUCCEEDED":
+        where = found.failed_state.name if found.failed_state else "the execution"
+        err.print(f"[red]{found.name} {found.status}[/red] in {where}: {found.error}: {found.cause or ''}")
+    return {"name": found.name, "status": found.status, "error": found.error}
+
+
+def _duration(text: str) -> timedelta:
+    units = {"m": "minutes", "h": "hours", "d": "days"}
+    if text[-1:] not in units or not text[:-1].isdigit():
+        raise click.UsageError(f"--since {text!r}: write 30m, 2h or 3d")
+    return timedelta(**{units[text[-1]]: int(text[:-1])})
+
+
+@main.group()
+def webhook() -> None:
+    """Tell Telegram where to deliver updates."""
+
+
+@webhook.command("set")
+@stack_option
+def set_webhook(stack: str | None) -> None:
+    """Register the stack's webhook and its secret, and the kinds of updates it wants."""
+    with open_stack(stack) as opened:
+        out.print(f"registered {webhook_set(opened)}")
+
+
+@webhook.command("info")
+@stack_option
+def info_webhook(stack: str | None) -> None:
+    """Show what Telegram knows of the webhook."""
+    with open_stack(stack) as opened:
+        click.echo(json.dumps(webhook_info(opened), indent=2))
+
+
+@webhook.command("delete")
+@stack_option
+def delete_webhook(stack: str | None) -> None:
+    """Take the webhook away; Telegram keeps updates for 24 hours."""
+    with open_stack(stack) as opened:
+        webhook_delete(opened)
+        out.print("deleted")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

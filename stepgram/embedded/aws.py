@@ -1,0 +1,181 @@
+"""The AWS endpoint of the embedded stack: moto on loopback, with Lambda, the HTTP API and the additions in front."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.stepfunctions.parser.api import ExecutionStatus
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from stepgram.embedded.functions import FunctionHost, InvokeError
+from stepgram.embedded.step_functions import ApiError, StepFunctions
+from stepgram.embedded.template import Route, Rule
+
+HOST = "127.0.0.1"
+TARGET = "AWSStepFunctions."
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+
+
+class Server:
+    """A WSGI application on a loopback port (0: any free one), in a thread. Raises OSError when the port is busy."""
+
+    def __init__(self, app: Any, port: int = 0) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._server: BaseWSGIServer = make_server(HOST, port, app, threaded=True)
+        self.port = int(self._server.server_port)
+        self.url = f"http://{HOST}:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name=f"server-{self.port}")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class AwsEndpoint:
+    """One port that answers for AWS. `functions`, `routes` and `rules` come with the deployment."""
+
+    def __init__(self, step_functions: StepFunctions, port: int = 0) -> None:
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._step_functions = step_functions
+        self._actions = step_functions.actions()
+        self.functions: FunctionHost | None = None
+        self.routes: list[Route] = []
+        self.rules: list[Rule] = []
+        self.server = Server(self, port)
+        # moto's interpreter calls Lambda and DynamoDB at this port; it reads the variable at every call.
+        os.environ["MOTO_PORT"] = str(self.server.port)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """The WSGI entry."""
+        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        if path.startswith("/2015-03-31/functions/") and path.endswith("/invocations"):
+            return self._invoke(environ, start_response)
+        for route in self.routes:
+            if (method, path) == (route.method, route.path):
+                return self._http_api(route, environ, start_response)
+        target = environ.get("HTTP_X_AMZ_TARGET", "")
+        if target.startswith(TARGET):
+            return self._api(target.removeprefix(TARGET), environ, start_response)
+        answer: Iterable[bytes] = self._moto(environ, start_response)
+        return answer
+
+    def _api(self, action: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        raw = _body(environ)
+        try:
+            body = json.loads(raw or b"{}")
+            self._step_functions.guard(action, body)
+            if action in self._actions:
+                status, answer = self._actions[action](body)
+                return _json(start_response, status, answer, "application/x-amz-json-1.0")
+        except ApiError as error:
+            document = {"__type": error.code, "message": str(error)}
+            return _json(start_response, 400, document, "application/x-amz-json-1.0")
+        environ["wsgi.input"] = io.BytesIO(raw)
+        environ["CONTENT_LENGTH"] = str(len(raw))
+        if action != "StartExecution":
+            return list(self._moto(environ, start_response))
+        with self._step_functions.starting:
+            return list(self._moto(environ, start_response))
+
+    def _invoke(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        assert self.functions is not None
+        raw_path = environ.get("RAW_URI") or environ.get("REQUEST_URI") or environ["PATH_INFO"]
+        reference = raw_path.split("/functions/", 1)[1].split("/invocations", 1)[0]
+        try:
+            answer = self.functions.invoke(reference, _body(environ))
+        except InvokeError as error:
+            headers = [("x-amzn-ErrorType", error.code)]
+            document = {"Type": "User", "message": str(error)}
+            return _json(start_response, error.status, document, "application/json", headers)
+        headers = [("X-Amz-Function-Error", answer.function_error)] if answer.function_error else []
+        headers.append(("X-Amz-Executed-Version", "1"))
+        start_response("200 OK", [("Content-Type", "application/json"), *headers])
+        return [answer.payload]
+
+    def _http_api(self, route: Route, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """The HTTP API's Lambda proxy, payload format 2.0
+        (https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html)."""
+        assert self.functions is not None
+        headers = {
+            name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")
+        }
+        event = {
+            "version": "2.0",
+            "routeKey": f"{route.method} {route.path}",
+            "rawPath": route.path,
+            "rawQueryString": environ.get("QUERY_STRING", ""),
+            "headers": {**headers, "content-type": environ.get("CONTENT_TYPE", "")},
+            "requestContext": {"http": {"method": route.method, "path": route.path}, "timeEpoch": int(time.time())},
+            "body": _body(environ).decode("utf-8", "replace"),
+            "isBase64Encoded": False,
+        }
+        answer = self.functions.invoke(route.function, json.dumps(event).encode())
+        result = json.loads(answer.payload)
+        if answer.function_error or "statusCode" not in result:
+            return _json(start_response, 500, {"message": "Internal Server Error"}, "application/json")
+        status = HTTPStatus(result["statusCode"])
+        start_response(f"{status.value} {status.phrase}", list(result.get("headers", {}).items()))
+        return [result.get("body", "").encode()]
+
+    def deliver_status(self, execution: Any) -> None:
+        """EventBridge: *Step Functions Execution Status Change* to the functions whose rules match.
+
+        https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html
+        """
+        event = {
+            "source": "aws.states",
+            "detail-type": "Step Functions Execution Status Change",
+            "resources": [execution.exec_arn],
+            "detail": {
+                "executionArn": execution.exec_arn,
+                "stateMachineArn": execution.state_machine.arn,
+                "name": execution.name,
+                "status": ExecutionStatus(execution.exec_status).value,
+            },
+        }
+        for rule in self.rules:
+            if self.functions is not None and matches(rule.pattern, event):
+                self.functions.invoke(rule.function, json.dumps(event).encode())
+
+
+def matches(pattern: dict[str, Any], event: dict[str, Any]) -> bool:
+    """Whether an event matches a pattern of exact values, the form the template uses."""
+    for key, wanted in pattern.items():
+        value = event.get(key)
+        if isinstance(wanted, dict):
+            if not isinstance(value, dict) or not matches(wanted, value):
+                return False
+        elif value not in wanted:
+            return False
+    return True
+
+
+def _body(environ: Environ) -> bytes:
+    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    return body
+
+
+def _json(
+    start_response: StartResponse,
+    status: int,
+    document: dict[str, Any],
+    content_type: str,
+    headers: Iterable[tuple[str, str]] = (),
+) -> Iterable[bytes]:
+    start_response(f"{status} {HTTPStatus(status).phrase}", [("Content-Type", content_type), *headers])
+    return [json.dumps(document).encode()]
+
+

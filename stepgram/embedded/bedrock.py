@@ -1,0 +1,172 @@
+"""A stand-in for Bedrock's runtime API, as far as the Claude CLI uses it; the demo model answers behind it.
+
+Sources: InvokeModelWithResponseStream (AWS Bedrock API reference) for the event-stream framing, the Anthropic
+Messages API for the events inside, and the calls the CLI was seen to make (`GET /inference-profiles`,
+`POST /model/{id}/invoke[-with-response-stream]`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Flask, Response, request
+
+from stepgram.embedded import demo_model
+
+ERROR_TYPES = {
+    400: "ValidationException",
+    401: "UnrecognizedClientException",
+    403: "AccessDeniedException",
+    404: "ResourceNotFoundException",
+    408: "ModelTimeoutException",
+    424: "ModelErrorException",
+    429: "ThrottlingException",
+    500: "InternalServerException",
+    503: "ServiceUnavailableException",
+    529: "OverloadedException",
+}
+
+
+def frame(headers: dict[str, str], payload: bytes) -> bytes:
+    """One message of the vnd.amazon.eventstream encoding: prelude, string headers, payload, two CRCs."""
+    encoded = b"".join(
+        struct.pack("!B", len(name)) + name.encode() + b"\x07" + struct.pack("!H", len(value)) + value.encode()
+        for name, value in headers.items()
+    )
+    prelude = struct.pack("!II", 16 + len(encoded) + len(payload), len(encoded))
+    message = prelude + struct.pack("!I", zlib.crc32(prelude)) + encoded + payload
+    return message + struct.pack("!I", zlib.crc32(message))
+
+
+def chunk(event: dict[str, Any]) -> bytes:
+    """One Messages API event as Bedrock streams it."""
+    payload = json.dumps({"bytes": base64.b64encode(json.dumps(event).encode()).decode()})
+    return frame(
+        {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}, payload.encode()
+    )
+
+
+def tokens(text: str) -> int:
+    """A rough token count: four characters a token."""
+    return max(1, len(text) // 4)
+
+
+def events(answer: demo_model.Answer, model: str, input_tokens: int) -> Iterator[dict[str, Any]]:
+    """The Messages API events of one streamed answer."""
+    message = {
+        "id": f"msg_bdrk_{uuid.uuid4().hex[:20]}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": input_tokens, "output_tokens": 1},
+    }
+    yield {"type": "message_start", "message": message}
+    output_tokens = 0
+    for index, block in enumerate(answer.blocks):
+        if block["type"] == "text":
+            yield {"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": ""}}
+            for piece in pieces(block["text"]):
+                yield {"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": piece}}
+            output_tokens += tokens(block["text"])
+        else:
+            arguments = json.dumps(block["input"])
+            yield {"type": "content_block_start", "index": index, "content_block": {**block, "input": {}}}
+            delta = {"type": "input_json_delta", "partial_json": arguments}
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+            output_tokens += tokens(arguments)
+        yield {"type": "content_block_stop", "index": index}
+    delta = {"stop_reason": answer.stop_reason, "stop_sequence": None}
+    yield {"type": "message_delta", "delta": delta, "usage": {"output_tokens": output_tokens}}
+    yield {"type": "message_stop"}
+
+
+def pieces(text: str, limit: int = 50) -> list[str]:
+    """The text cut into at most `limit` deltas, as a model streams them."""
+    size = max(1, -(-len(text) // limit))
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+class Bedrock:
+    """The endpoint. `failures` counts, for each turn, the runs that were made to fail; it is kept between runs."""
+
+    def __init__(self, failures: dict[str, list[str]] | None = None) -> None:
+        self.failures = failures if failures is not None else {}
+        self.requests: list[dict[str, Any]] = []
+        self.seen = threading.Event()
+        self._lock = threading.Lock()
+
+    def app(self) -> Flask:
+        """The WSGI application."""
+        app = Flask("bedrock")
+        app.add_url_rule("/inference-profiles", view_func=self._profiles)
+        app.add_url_rule("/model/<path:model>/invoke", view_func=self._invoke, methods=["POST"])
+        app.add_url_rule(
+            "/model/<path:model>/invoke-with-response-stream", view_func=self._stream, methods=["POST"]
+        )
+        return app
+
+    def _profiles(self) -> dict[str, Any]:
+        return {"inferenceProfileSummaries": []}
+
+    def _answer(self, model: str) -> demo_model.Answer | Response:
+        body = json.loads(request.get_data())
+        turn, run = request.headers.get("X-Stepgram-Turn", ""), request.headers.get("X-Stepgram-Run", "")
+        with self._lock:
+            self.requests.append({"time": time.time(), "model": model, "turn": turn, "run": run, "body": body})
+            del self.requests[:-200]
+        answer = demo_model.answer(body["messages"])
+        if isinstance(answer, demo_model.Answer):
+            return answer
+        with self._lock:
+            failed = self.failures.setdefault(turn, [])
+            if run not in failed and len(failed) >= answer.times:
+                return demo_model.text_answer(f"The endpoint failed {answer.times} times first, then it answered.")
+            if run not in failed:
+                failed.append(run)
+        name = ERROR_TYPES.get(answer.status, "InternalServerException")
+        response = Response(json.dumps({"message": f"{name} asked for by the demo model"}), answer.status)
+        response.headers.update({"content-type": "application/json", "x-amzn-errortype": name})
+        return response
+
+    def _invoke(self, model: str) -> Any:
+        answer = self._answer(model)
+        if isinstance(answer, Response):
+            return answer
+        time.sleep(answer.seconds)
+        size = tokens(json.dumps(list(answer.blocks)))
+        return {
+            "id": f"msg_bdrk_{uuid.uuid4().hex[:20]}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": list(answer.blocks),
+            "stop_reason": answer.stop_reason,
+            "stop_sequence": None,
+            "usage": {"input_tokens": tokens(request.get_data(as_text=True)), "output_tokens": size},
+        }
+
+    def _stream(self, model: str) -> Response:
+        answer = self._answer(model)
+        if isinstance(answer, Response):
+            return answer
+        input_tokens = tokens(request.get_data(as_text=True))
+
+        def body() -> Iterator[bytes]:
+            stream = list(events(answer, model, input_tokens))
+            for event in stream:
+                yield chunk(event)
+                if answer.seconds:
+                    time.sleep(answer.seconds / len(stream))
+
+        return Response(body(), content_type="application/vnd.amazon.eventstream")

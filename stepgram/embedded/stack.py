@@ -1,0 +1,233 @@
+"""The embedded stack: the same template on one machine, behind an AWS endpoint on loopback.
+
+    aws       moto, Lambda, the HTTP API           telegram  the Bot API stand-in and the chat page
+    bedrock   the demo model                       home      what is kept between runs
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import boto3
+from botocore.config import Config
+from moto.moto_api._internal.models import moto_api_backend
+
+from functions.common.observability import logger
+from stepgram.embedded.aws import AwsEndpoint, Server
+from stepgram.embedded.bedrock import Bedrock
+from stepgram.embedded.functions import FunctionHost
+from stepgram.embedded.state import BucketFolder, Saver, TableFile, read_json, write_json
+from stepgram.embedded.step_functions import StepFunctions
+from stepgram.embedded.telegram import Telegram
+from stepgram.embedded.template import Clients, Deployment, Resolver, deploy
+
+BOT_TOKEN = "7000000001:local-demo-token"
+STACK = "stepgram"
+SETTINGS = {
+    "ALLOWED_USERS": "AllowedUsers",
+    "ALLOWED_CHATS": "AllowedChats",
+    "RICH_MESSAGES": "RichMessages",
+    "MAX_BUDGET_USD": "MaxBudgetUsd",
+    "MAX_MODEL_TURNS": "MaxModelTurns",
+    "MODEL_ID": "ModelId",
+    "MCP_SERVERS": "McpServers",
+}
+"""Environment variables of `.env` that become template parameters here."""
+
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The ports to listen on; 0 is any free one."""
+
+    aws: int = 0
+    telegram: int = 0
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a running stack is; kept in `stack.json` so that other commands find it."""
+
+    aws: str
+    telegram: str
+    outputs: dict[str, str]
+
+
+def client(service: str, endpoint: str) -> Any:
+    """A boto3 client for the embedded stack."""
+    return boto3.session.Session().client(
+        service,  # type: ignore[call-overload]
+        endpoint_url=endpoint,
+        region_name=Resolver.region,
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+        config=Config(inject_host_prefix=False, retries={"max_attempts": 0}, max_pool_connections=50),
+    )
+
+
+class EmbeddedStack:
+    """A running stack. One process has one at a time: moto keeps its state per process."""
+
+    def __init__(
+        self,
+        home: Path,
+        ports: Ports = Ports(),  # noqa: B008 - frozen
+        parameters: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """`parameters` are the template's; `environment` is read for `STEPGRAM_MODEL` and the settings of `.env`."""
+        self._home = home
+        self._ports = ports
+        self._parameters = parameters or {}
+        self._environment = environment if environment is not None else dict(os.environ)
+        self._fingerprints: dict[str, tuple[str, int]] = {}
+        home.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        """Start everything and go on with what was running."""
+        warnings.filterwarnings("ignore", module="moto.*")
+        logging.getLogger("moto").setLevel(logging.CRITICAL)
+        redirect_logs(self._home / "functions.log")
+        self.step_functions = StepFunctions(Resolver.account, Resolver.region)
+        self.aws = AwsEndpoint(self.step_functions, self._ports.aws)
+        endpoint = self.aws.server.url
+        self.telegram = Telegram(BOT_TOKEN, self._home / "files", read_json(self._home / "telegram.json"))
+        self._telegram_server = Server(self.telegram.app(), self._ports.telegram)
+        self.bedrock = Bedrock(read_json(self._home / "model.json"))
+        self._bedrock_server = Server(self.bedrock.app())
+        self.deployment = self._deploy(endpoint)
+        base = {
+            "AWS_REGION": Resolver.region,
+            "AWS_DEFAULT_REGION": Resolver.region,
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+        }
+        self.functions = FunctionHost(self.deployment.functions, base, str(self._home / "functions.log"))
+        self.aws.functions = self.functions
+        self.aws.routes, self.aws.rules = self.deployment.routes, self.deployment.rules
+        outputs = self.deployment.outputs
+        self._table = TableFile(self._home / "table.json", client("dynamodb", endpoint), outputs["SessionTable"])
+        self._bucket = BucketFolder(self._home / "bucket", client("s3", endpoint), outputs["SessionBucket"])
+        self._restore()
+        self._saver = Saver(self._save)
+        self.step_functions.on_change = self._changed
+        self.telegram.on_change = self._saver.changed
+        self._register_webhook(client("secretsmanager", endpoint))
+        self._go_on()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop everything; what still runs goes on when the stack starts again."""
+        self.telegram.stop()
+        self._saver.stop()
+        self.functions.stop()
+        for server in (self._telegram_server, self._bedrock_server, self.aws.server):
+            server.stop()
+        reset_moto()
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where the stack is."""
+        return Addresses(self.aws.server.url, self._telegram_server.url, self.deployment.outputs)
+
+    def _deploy(self, endpoint: str) -> Deployment:
+        secrets = client("secretsmanager", endpoint)
+        clients = Clients(client("cloudformation", endpoint), client("stepfunctions", endpoint), secrets)
+        parameters = {
+            "TelegramBotToken": BOT_TOKEN,
+            "TelegramApiUrl": self._telegram_server.url,
+            "AllowedUsers": "*",
+            "McpServers": "none",
+            **{name: self._environment[key] for key, name in SETTINGS.items() if self._environment.get(key)},
+            **self._model(secrets),
+            **self._parameters,
+        }
+        return deploy(STACK, parameters, clients, endpoint)
+
+    def _model(self, secrets: Any) -> dict[str, str]:
+        """The demo model, or the real one with `STEPGRAM_MODEL=bedrock` (or `anthropic`) and credentials."""
+        wanted = self._environment.get("STEPGRAM_MODEL", "demo")
+        if wanted == "demo":
+            return {"ModelBaseUrl": self._bedrock_server.url}
+        names = KEYS if wanted == "bedrock" else ("ANTHROPIC_API_KEY",)
+        given = {name: self._environment[name] for name in names if self._environment.get(name)}
+        if wanted not in ("bedrock", "anthropic") or not given:
+            raise ValueError(f"STEPGRAM_MODEL={wanted} needs one of {', '.join(names)}; `demo` needs nothing")
+        arn = secrets.create_secret(Name=f"{STACK}-model", SecretString=json.dumps(given))["ARN"]
+        region = self._environment.get("AWS_REGION", "")
+        return {"ModelProvider": wanted, "ModelSecretArn": arn, "BedrockRegion": region}
+
+    def _register_webhook(self, secrets: Any) -> None:
+        outputs = self.deployment.outputs
+        token = secrets.get_secret_value(SecretId=outputs["WebhookSecretId"])["SecretString"]
+        self.telegram.state["webhook"] = {"url": outputs["WebhookUrl"], "secret_token": token}
+
+    def _restore(self) -> None:
+        self._table.load()
+        self._bucket.load()
+        documents = [read_json(path) for path in (self._home / "executions").glob("c*.json")]
+        for document in sorted(documents, key=lambda d: str(d["start_date"])):
+            execution = self.step_functions.restore(document)
+            self._fingerprints[execution.name] = _fingerprint(execution)
+
+    def _go_on(self) -> None:
+        for execution in self.step_functions.executions():
+            if execution.status == "RUNNING":
+                self.step_functions.go_on(execution)
+        self.telegram.resume()
+
+    def _changed(self, execution: Any) -> None:
+        if execution.sm_type != "STANDARD":
+            return
+        self._saver.changed()
+        self.aws.deliver_status(execution)
+
+    def _save(self) -> None:
+        for execution in self.step_functions.executions():
+            if execution.exec_worker is None or execution.exec_worker.env is None:
+                continue
+            fingerprint = _fingerprint(execution)
+            if self._fingerprints.get(execution.name) != fingerprint:
+                document = self.step_functions.dump(execution)
+                write_json(self._home / "executions" / f"{execution.name}.json", document)
+                self._fingerprints[execution.name] = fingerprint
+        self._table.save()
+        self._bucket.save()
+        write_json(self._home / "telegram.json", self.telegram.state)
+        write_json(self._home / "model.json", self.bedrock.failures)
+
+
+def _fingerprint(execution: Any) -> tuple[str, int]:
+    return execution.status, len(execution.exec_worker.env.event_manager._history_event_list)
+
+
+def reset_moto() -> None:
+    """Forget what moto holds, so that another stack in this process starts empty."""
+    moto_api_backend.reset()
+
+
+def redirect_logs(path: Path) -> None:
+    """Send the functions' log lines into a file: the terminal belongs to the command."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logger.registered_formatter)
+    logger._logger.handlers[:] = [handler]
+
+
+def forget(home: Path) -> None:
+    """Remove all that is kept, except the lock that says who uses the folder."""
+    for path in home.glob("*") if home.is_dir() else []:
+        if path.name == "lock":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

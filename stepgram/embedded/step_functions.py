@@ -1,0 +1,357 @@
+"""What moto's Step Functions interpreter (5.2.5) lacks, added at its seams. Each addition has a test.
+
+- Nested `states:startExecution`: its parameters in the API's casing, its answer in the state language's.
+- StartSyncExecution, RedriveExecution, and DescribeExecution's redrive fields.
+- StartExecution is atomic: two at once with one name give one execution.
+- StopExecution with error and cause, answered when the execution has stopped.
+- A task token works once: the second answer gets TaskTimedOut.
+- Executions can be saved and restored; one that ran goes on from the state it was in.
+
+Sources: the AWS Step Functions API reference, and "Restarting state machine executions with redrive" in the developer
+guide (https://docs.aws.amazon.com/step-functions/latest/dg/redrive-executions.html).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import botocore.session
+from moto.core.config import default_user_config
+from moto.stepfunctions.parser.api import ExecutionStatus, HistoryEventType, StateMachineType
+from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (
+    StateTaskServiceSfn,
+)
+from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
+from moto.stepfunctions.parser.asl.eval.event.event_manager import EventHistoryContext
+from moto.stepfunctions.parser.asl.eval.program_state import (
+    ProgramEnded,
+    ProgramError,
+    ProgramRunning,
+    ProgramStopped,
+    ProgramTimedOut,
+)
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.parser.backend.execution import (
+    BaseExecutionWorkerCommunication,
+    Execution,
+    SyncExecution,
+)
+from moto.stepfunctions.parser.models import StepFunctionsParserBackend, stepfunctions_parser_backends
+
+REDRIVABLE = timedelta(days=14)
+"""How long after its end an execution can be redriven (developer guide, redrive)."""
+
+ENDED = (ExecutionStatus.FAILED, ExecutionStatus.ABORTED, ExecutionStatus.TIMED_OUT)
+STOPPED_WITHIN_SECONDS = 5.0
+
+Reply = tuple[int, dict[str, Any]]
+"""An HTTP status and the JSON body of an API answer."""
+
+
+class ApiError(Exception):
+    """An error of the Step Functions API, by its code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StepFunctions:
+    """The additions around one account's backend. `on_change` hears of every execution that starts or ends."""
+
+    def __init__(self, account: str, region: str) -> None:
+        default_user_config["stepfunctions"] = {"execute_state_machine": True}
+        self._backend: StepFunctionsParserBackend = stepfunctions_parser_backends[account][region]
+        self._account = account
+        self._region = region
+        self._starting = threading.Lock()
+        self._used_tokens: set[str] = set()
+        self.on_change: Callable[[Any], None] = lambda execution: None
+        _patch(self)
+
+    def actions(self) -> dict[str, Callable[[dict[str, Any]], Reply]]:
+        """The API actions that are answered here instead of by moto."""
+        return {
+            "StartSyncExecution": self._start_sync,
+            "RedriveExecution": self._redrive,
+            "DescribeExecution": self._describe,
+            "StopExecution": self._stop,
+        }
+
+    def guard(self, action: str, body: dict[str, Any]) -> None:
+        """What is checked before moto answers. Raises ApiError."""
+        if action == "SendTaskSuccess":
+            token = body.get("taskToken", "")
+            with self._starting:
+                if token in self._used_tokens:
+                    raise ApiError("TaskTimedOut", "Task Timed Out: 'Provided task does not exist anymore'")
+                self._used_tokens.add(token)
+
+    @property
+    def starting(self) -> threading.Lock:
+        """Held while an execution is started, so that a name is taken once."""
+        return self._starting
+
+    def executions(self, machine_arn: str | None = None) -> list[Any]:
+        """All STANDARD executions, oldest first."""
+        found = [e for m in self._backend.state_machines for e in list(m.executions)]
+        wanted = [e for e in found if e.sm_type == StateMachineType.STANDARD]
+        return sorted(
+            (e for e in wanted if machine_arn in (None, e.state_machine.arn)), key=lambda e: e.start_date
+        )
+
+    def _execution(self, arn: str) -> Any:
+        for machine in self._backend.state_machines:
+            for execution in machine.executions:
+                if execution.exec_arn == arn:
+                    return execution
+        raise ApiError("ExecutionDoesNotExist", f"Execution Does Not Exist: '{arn}'")
+
+    def _start_sync(self, body: dict[str, Any]) -> Reply:
+        machine = self._backend.describe_state_machine(body["stateMachineArn"])
+        if machine.type != "EXPRESS":
+            raise ApiError("StateMachineTypeNotSupported", "This operation is not supported by this type")
+        name = body.get("name") or str(uuid.uuid4())
+        arn = f"arn:aws:states:{self._region}:{self._account}:express:{machine.name}:{name}:{uuid.uuid4()}"
+        execution = SyncExecution(
+            name=name,
+            sm_type=machine.sm_type,
+            role_arn=machine.roleArn,
+            exec_arn=arn,
+            account_id=self._account,
+            region_name=self._region,
+            state_machine=_detached(machine),
+            start_date=datetime.now(UTC),
+            cloud_watch_logging_session=None,
+            input_data=body.get("input", "{}"),
+            trace_header=body.get("traceHeader"),
+            activity_store={},
+        )
+        execution.start()
+        answer = execution.to_start_sync_execution_output()
+        duration = execution.stop_date - execution.start_date
+        return 200, _plain(
+            {
+                **answer,
+                "billingDetails": {
+                    "billedDurationInMilliseconds": -(-int(duration.total_seconds() * 1000) // 100) * 100,
+                    "billedMemoryUsedInMB": 64,
+                },
+            }
+        )
+
+    def _describe(self, body: dict[str, Any]) -> Reply:
+        execution = self._execution(body["executionArn"])
+        answer = {
+            **execution.to_describe_output(),
+            "redriveCount": redrive_count(execution),
+            "redriveStatus": "REDRIVABLE" if _redrivable(execution) else "NOT_REDRIVABLE",
+            "redriveDate": getattr(execution, "redrive_date", None),
+        }
+        return 200, _plain(answer)
+
+    def _stop(self, body: dict[str, Any]) -> Reply:
+        execution = self._execution(body["executionArn"])
+        if execution.exec_status == ExecutionStatus.RUNNING:
+            execution.stop(datetime.now(UTC), body.get("error"), body.get("cause"))
+            execution.error, execution.cause = body.get("error"), body.get("cause")
+            end = time.monotonic() + STOPPED_WITHIN_SECONDS
+            while execution.exec_status == ExecutionStatus.RUNNING and time.monotonic() < end:
+                time.sleep(0.01)
+        return 200, _plain({"stopDate": execution.stop_date or datetime.now(UTC)})
+
+    def _redrive(self, body: dict[str, Any]) -> Reply:
+        with self._starting:
+            execution = self._execution(body["executionArn"])
+            if not _redrivable(execution):
+                raise ApiError(
+                    "ExecutionNotRedrivable",
+                    f"Execution '{execution.exec_arn}' is {execution.status} and cannot be redriven",
+                )
+            env = execution.exec_worker.env
+            count = redrive_count(execution) + 1
+            env.states.context_object.context_object_data["Execution"]["RedriveCount"] = count
+            execution.redrive_date = datetime.now(UTC)
+            execution.error = execution.cause = execution.stop_date = None
+            execution.exec_status = ExecutionStatus.RUNNING
+            env.event_manager.add_event(
+                context=env.event_history_context,
+                event_type=HistoryEventType.ExecutionRedriven,
+                event_details=EventDetails(executionRedrivenEventDetails={"redriveCount": count}),
+            )
+            _go_on(execution)
+        self.on_change(execution)
+        return 200, _plain({"redriveDate": execution.redrive_date})
+
+    def dump(self, execution: Any) -> dict[str, Any]:
+        """An execution as a JSON document, to be restored by another process."""
+        env = execution.exec_worker.env
+        return _plain(
+            {
+                "name": execution.name,
+                "arn": execution.exec_arn,
+                "machine": execution.state_machine.name,
+                "definition": execution.state_machine.definition,
+                "status": execution.status,
+                "input": execution.execution_input,
+                "output": execution.output,
+                "error": execution.error,
+                "cause": execution.cause,
+                "start_date": execution.start_date.isoformat(),
+                "stop_date": execution.stop_date.isoformat() if execution.stop_date else None,
+                "redrive_count": redrive_count(execution),
+                "history": env.event_manager.get_event_history() if env else [],
+            }
+        )
+
+    def restore(self, document: dict[str, Any]) -> Any:
+        """The execution of a saved document; it goes on only when `go_on` is called for it."""
+        machine = next(m for m in self._backend.state_machines if m.name == document["machine"])
+        pinned = _detached(machine)
+        pinned.definition = document["definition"]
+        execution = Execution(
+            name=document["name"],
+            sm_type=machine.sm_type,
+            role_arn=machine.roleArn,
+            exec_arn=document["arn"],
+            account_id=self._account,
+            region_name=self._region,
+            state_machine=pinned,
+            start_date=datetime.fromisoformat(document["start_date"]),
+            cloud_watch_logging_session=None,
+            input_data=document["input"],
+            activity_store={},
+        )
+        execution.exec_status = ExecutionStatus(document["status"])
+        execution.output = document.get("output")
+        execution.error, execution.cause = document.get("error"), document.get("cause")
+        if document.get("stop_date"):
+            execution.stop_date = datetime.fromisoformat(document["stop_date"])
+        worker = execution._get_start_execution_worker()
+        execution.exec_worker = worker
+        env = worker.env = worker._get_evaluation_environment()
+        env.event_manager._history_event_list.extend(document["history"])
+        env.event_manager._event_id_gen._next_id = len(document["history"]) + 1
+        env.event_history_context = EventHistoryContext(len(document["history"]))
+        env._program_state = _program_state(execution)
+        if document["redrive_count"]:
+            context = env.states.context_object.context_object_data["Execution"]
+            context["RedriveCount"] = document["redrive_count"]
+        if execution.output is not None:
+            env.states.reset(execution.output)
+        machine.executions.append(execution)
+        return execution
+
+    def go_on(self, execution: Any) -> None:
+        """Run a restored execution on from the state it was in, as AWS would have without us."""
+        if execution.exec_worker.env.event_manager.get_event_history():
+            _go_on(execution)
+        else:
+            execution.exec_worker.start()
+
+
+def redrive_count(execution: Any) -> int:
+    """How often an execution was redriven."""
+    worker = execution.exec_worker
+    if worker is None or worker.env is None:
+        return 0
+    return int(worker.env.states.context_object.context_object_data["Execution"].get("RedriveCount", 0))
+
+
+def _redrivable(execution: Any) -> bool:
+    if execution.sm_type != StateMachineType.STANDARD or execution.exec_status not in ENDED:
+        return False
+    return bool(execution.stop_date and datetime.now(UTC) - execution.stop_date < REDRIVABLE)
+
+
+def _go_on(execution: Any) -> None:
+    """Evaluate the program again from the last state it entered, with that state's input."""
+    env = execution.exec_worker.env
+    program = AmazonStateLanguageParser.parse(execution.state_machine.definition)[0]
+    entered = [e["stateEnteredEventDetails"] for e in env.event_manager.get_event_history() if _is_entered(e)]
+    env._program_state = ProgramRunning()
+    if entered:
+        env.next_state_name = entered[-1]["name"]
+        env.states.reset(json.loads(entered[-1]["input"]))
+    else:
+        env.next_state_name = program.start_at.start_at_name
+        env.states.reset(execution.input_data)
+
+    def run() -> None:
+        EvalComponent.eval(program, env)
+        execution.exec_worker._execution_communication.terminated()
+
+    threading.Thread(target=run, daemon=True, name=f"execution-{execution.name}").start()
+
+
+def _is_entered(event: dict[str, Any]) -> bool:
+    return "stateEnteredEventDetails" in event
+
+
+def _program_state(execution: Any) -> Any:
+    status = execution.exec_status
+    if status == ExecutionStatus.SUCCEEDED:
+        return ProgramEnded()
+    if status == ExecutionStatus.FAILED:
+        return ProgramError(error={"error": execution.error, "cause": execution.cause})
+    if status == ExecutionStatus.ABORTED:
+        return ProgramStopped(execution.stop_date, execution.error, execution.cause)
+    if status == ExecutionStatus.TIMED_OUT:
+        return ProgramTimedOut()
+    return ProgramRunning()
+
+
+def _detached(machine: Any) -> Any:
+    """A copy of a state machine, without the executions (which hold threads) and with its backend shared."""
+    return copy.deepcopy(machine, {id(machine.executions): [], id(machine.backend): machine.backend})
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    """JSON values only: dates as seconds since 1970, enumerations as their values, no empty fields."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, datetime):
+            return value.timestamp()
+        raise TypeError(f"{type(value).__name__} is no JSON value")
+
+    known = {k: v for k, v in document.items() if v is not None}
+    plain: dict[str, Any] = json.loads(json.dumps(known, default=convert))
+    return plain
+
+
+def _patch(additions: StepFunctions) -> None:
+    """Put the nested start and the hooks into moto's classes; a second stack in one process takes them over."""
+    start = botocore.session.get_session().get_service_model("stepfunctions").operation_model("StartExecution")
+    original = getattr(StateTaskServiceSfn, "_stepgram_original", StateTaskServiceSfn._normalise_parameters)
+    StateTaskServiceSfn._stepgram_original = original
+
+    def normalise_parameters(
+        self: Any, parameters: dict[str, Any], boto_service_name: Any = None, service_action_name: Any = None
+    ) -> None:
+        original(self, parameters, boto_service_name, service_action_name)
+        self._to_boto_request(parameters, start.input_shape)
+
+    def normalise_response(
+        self: Any, response: dict[str, Any], boto_service_name: Any = None, service_action_name: Any = None
+    ) -> None:
+        for key, value in list(response.items()):
+            del response[key]
+            response[self._to_sfn_cased(key)] = value.isoformat() if isinstance(value, datetime) else value
+
+    StateTaskServiceSfn._normalise_parameters = normalise_parameters
+    StateTaskServiceSfn._normalise_response = normalise_response
+    StateTaskServiceSfn._get_boto_service_name = lambda self, boto_service_name=None: "stepfunctions"
+
+    def terminated(self: Any) -> None:
+        self._reflect_execution_status()
+        additions.on_change(self.execution)
+
+    BaseExecutionWorkerCommunication.terminated = terminated

@@ -1,0 +1,443 @@
+"""A stand-in for the Telegram Bot API, for the methods the bot uses, as strict as the real one.
+
+Parameters are validated with aiogram's models of Bot API 10.3; limits and error texts are Telegram's. It also plays the
+people: `/person/...` sends a message as someone, and `/` is a page to chat on. Updates go to the registered webhook as
+Telegram sends them: one at a time for each chat, again after 1 s, 2 s, 4 s ... up to 60 s until the answer is 2xx.
+
+Differences, on purpose: a webhook may be http on loopback, and `/person` exists.
+Sources: https://core.telegram.org/bots/api (methods, limits), https://core.telegram.org/bots/webhooks, and the error
+texts of the open-source server (tdlib/telegram-bot-api, tdlib/td MessageEntity.cpp).
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import re
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiogram.methods
+import requests
+from aiogram.methods.base import TelegramMethod
+from flask import Flask, Response, request, send_file
+from pydantic import ValidationError
+from telegramify_markdown import richify, utf16_len
+
+TEXT_LIMIT = 4096
+CAPTION_LIMIT = 1024
+RICH_LIMIT = 32_768
+UPLOAD_LIMIT = 50 * 1024 * 1024
+GROUP_MESSAGES_A_MINUTE = 20
+FIRST_RETRY_SECONDS = 1.0
+LAST_RETRY_SECONDS = 60.0
+WEBHOOK_TIMEOUT_SECONDS = 60
+SECRET_TOKEN = re.compile(r"^[A-Za-z0-9_-]{1,256}$")
+COMMAND = re.compile(r"/[a-zA-Z0-9_]{1,32}(@\w+)?")
+PLAIN_TEXT = ("text", "caption")
+"""Parameters that are never JSON, whatever they begin with."""
+
+PAGE = Path(__file__).parent / "pages" / "chat.html"
+BOT = {"id": 7000000001, "is_bot": True, "first_name": "Stepgram", "username": "stepgram_demo_bot"}
+
+
+class BotApiError(Exception):
+    """An answer with `ok: false`."""
+
+    def __init__(self, status: int, description: str, parameters: dict[str, Any] | None = None) -> None:
+        super().__init__(description)
+        self.status = status
+        self.parameters = parameters
+
+
+class Telegram:
+    """The stand-in. `state` is all it knows, as JSON, so that it can be kept between runs."""
+
+    def __init__(self, token: str, files: Path, state: dict[str, Any] | None = None) -> None:
+        self.token = token
+        self.state: dict[str, Any] = state or {
+            "chats": {},
+            "updates": {},
+            "next_update": 1,
+            "blocked": [],
+            "webhook": {"url": "", "secret_token": ""},
+        }
+        self._files = files
+        self._lock = threading.RLock()
+        self._queues: dict[str, deque[int]] = defaultdict(deque)
+        self._delivering: set[str] = set()
+        self._sent: dict[int, deque[float]] = defaultdict(deque)
+        self._faults: deque[BotApiError] = deque()
+        self._stopped = threading.Event()
+        self.on_change: Callable[[], None] = lambda: None
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    # ------------------------------------------------------------------ the Bot API
+
+    def app(self) -> Flask:
+        """The WSGI application."""
+        app = Flask("telegram")
+        app.add_url_rule("/bot<token>/<method>", view_func=self._bot, methods=["GET", "POST"])
+        app.add_url_rule("/", view_func=self._page)
+        app.add_url_rule("/person/messages", view_func=self._person_message, methods=["POST"])
+        app.add_url_rule("/person/updates/<int:update_id>", view_func=self._person_update)
+        app.add_url_rule("/person/chats", view_func=self._person_chats)
+        app.add_url_rule("/person/chats/<chat_id>/messages", view_func=self._person_messages)
+        app.add_url_rule("/person/files/<name>", view_func=self._person_file)
+        return app
+
+    def fail_next(self, *faults: BotApiError) -> None:
+        """The next calls that send something are answered with these errors, in order."""
+        with self._lock:
+            self._faults.extend(faults)
+
+    def block(self, chat_id: int) -> None:
+        """The person blocks the bot."""
+        with self._lock:
+            self.state["blocked"].append(chat_id)
+
+    def _bot(self, token: str, method: str) -> Response:
+        try:
+            if token != self.token:
+                raise BotApiError(401, "Unauthorized")
+            result = self._call(method)
+        except BotApiError as error:
+            body = {"ok": False, "error_code": error.status, "description": str(error)}
+            if error.parameters:
+                body["parameters"] = error.parameters
+            return Response(json.dumps(body), error.status, mimetype="application/json")
+        return Response(json.dumps({"ok": True, "result": result}), mimetype="application/json")
+
+    def _call(self, method: str) -> Any:
+        models = {name.lower(): model for name, model in vars(aiogram.methods).items() if isinstance(model, type)}
+        model = models.get(method.lower())
+        handler = getattr(self, f"_{_snake(method)}", None)
+        if model is None or handler is None or not issubclass(model, TelegramMethod):
+            raise BotApiError(404, "Not Found: method not found")
+        parameters = _parameters()
+        try:
+            model.model_validate(parameters)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BotApiError(400, f"Bad Request: parameter {where}: {first['msg']}") from error
+        with self._lock:
+            self.calls.append((method, parameters))
+            if method.lower().startswith("send") and self._faults:
+                raise self._faults.popleft()
+            return handler(parameters)
+
+    def _get_me(self, parameters: dict[str, Any]) -> Any:
+        return {**BOT, "can_join_groups": True, "can_read_all_group_messages": False, "supports_inline_queries": False}
+
+    def _set_webhook(self, parameters: dict[str, Any]) -> Any:
+        secret = parameters.get("secret_token", "")
+        if secret and not SECRET_TOKEN.match(secret):
+            raise BotApiError(400, "Bad Request: secret token contains illegal characters")
+        self.state["webhook"] = {
+            "url": parameters["url"],
+            "secret_token": secret,
+            "allowed_updates": parameters.get("allowed_updates", []),
+        }
+        return True
+
+    def _delete_webhook(self, parameters: dict[str, Any]) -> Any:
+        self.state["webhook"] = {"url": "", "secret_token": ""}
+        return True
+
+    def _get_webhook_info(self, parameters: dict[str, Any]) -> Any:
+        pending = sum(1 for update in self.state["updates"].values() if update["status"] is None)
+        url = self.state["webhook"]["url"]
+        return {"url": url, "has_custom_certificate": False, "pending_update_count": pending}
+
+    def _answer_callback_query(self, parameters: dict[str, Any]) -> Any:
+        return True
+
+    def _send_message(self, parameters: dict[str, Any]) -> Any:
+        text = str(parameters["text"])
+        entities = parameters.get("entities") or []
+        units = utf16_len(text)
+        for entity in entities:
+            start, end = entity["offset"], entity["offset"] + entity["length"]
+            if start < 0 or entity["length"] <= 0 or start > units:
+                raise BotApiError(400, f"Bad Request: entity begins after the end of the text at UTF-16 offset {start}")
+            if end > units:
+                raise BotApiError(
+                    400,
+                    f"Bad Request: entity beginning at UTF-16 offset {start} ends after the end of the text at "
+                    f"UTF-16 offset {end}",
+                )
+            if not (_is_boundary(text, start) and _is_boundary(text, end)):
+                raise BotApiError(400, f"Bad Request: entity beginning at UTF-16 offset {start} splits a symbol")
+        if not text.strip():
+            raise BotApiError(400, "Bad Request: message text is empty")
+        if units > TEXT_LIMIT:
+            raise BotApiError(400, "Bad Request: message is too long")
+        return self._sent_message(parameters, {"text": text, "entities": entities})
+
+    def _send_rich_message(self, parameters: dict[str, Any]) -> Any:
+        rich = parameters["rich_message"]
+        given = [name for name in ("markdown", "html", "blocks") if rich.get(name)]
+        if len(given) != 1:
+            raise BotApiError(400, "Bad Request: exactly one of the fields html, markdown or blocks must be used")
+        if given[0] != "markdown":
+            raise BotApiError(400, f"Bad Request: {given[0]} is not supported here")
+        markdown = rich["markdown"]
+        if not markdown.strip():
+            raise BotApiError(400, "Bad Request: message text is empty")
+        if len(markdown) > RICH_LIMIT:
+            raise BotApiError(400, "Bad Request: rich message is too long")
+        html = richify(markdown).html
+        blocks = [{"type": "paragraph", "text": markdown}]
+        return self._sent_message(
+            parameters, {"rich_message": {"blocks": blocks}}, {"markdown": markdown, "html": html}
+        )
+
+    def _send_document(self, parameters: dict[str, Any]) -> Any:
+        upload = request.files.get("document")
+        if upload is None:
+            raise BotApiError(400, "Bad Request: there is no document in the request")
+        content = upload.read()
+        if not content:
+            raise BotApiError(400, "Bad Request: file must be non-empty")
+        if len(content) > UPLOAD_LIMIT:
+            raise BotApiError(413, "Request Entity Too Large")
+        caption = str(parameters.get("caption") or "")
+        if utf16_len(caption) > CAPTION_LIMIT:
+            raise BotApiError(400, "Bad Request: message caption is too long")
+        name = upload.filename or "file"
+        file_id = f"file{len(self.calls)}-{time.time_ns()}{Path(name).suffix[:10]}"
+        self._files.mkdir(parents=True, exist_ok=True)
+        (self._files / file_id).write_bytes(content)
+        document = {
+            "file_id": file_id,
+            "file_unique_id": file_id,
+            "file_name": name,
+            "mime_type": mimetypes.guess_type(name)[0] or "application/octet-stream",
+            "file_size": len(content),
+        }
+        return self._sent_message(parameters, {"document": document, **({"caption": caption} if caption else {})})
+
+    def _sent_message(
+        self, parameters: dict[str, Any], content: dict[str, Any], page: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        chat_id = int(parameters["chat_id"])
+        chat = self._chat(chat_id)
+        self._flood(chat_id)
+        thread = parameters.get("message_thread_id")
+        if thread is not None and int(thread) not in chat["threads"]:
+            raise BotApiError(400, "Bad Request: message thread not found")
+        message: dict[str, Any] = {"from": BOT, **content}
+        if thread is not None:
+            message |= {"message_thread_id": int(thread), "is_topic_message": True}
+        reply = parameters.get("reply_parameters")
+        if reply is not None:
+            quoted = next((m for m in chat["messages"] if m["message_id"] == int(reply["message_id"])), None)
+            if quoted is None and not reply.get("allow_sending_without_reply"):
+                raise BotApiError(400, "Bad Request: message to be replied not found")
+            if quoted is not None:
+                message["reply_to_message"] = {
+                    k: quoted[k] for k in ("message_id", "date", "chat", "text") if k in quoted
+                }
+        return _public(self._add(chat, message | ({"_page": page} if page else {})))
+
+    def _chat(self, chat_id: int) -> dict[str, Any]:
+        chat: dict[str, Any] | None = self.state["chats"].get(str(chat_id))
+        if chat is None:
+            raise BotApiError(400, "Bad Request: chat not found")
+        if chat_id in self.state["blocked"]:
+            raise BotApiError(403, "Forbidden: bot was blocked by the user")
+        return chat
+
+    def _flood(self, chat_id: int) -> None:
+        """A group takes 20 messages a minute (https://core.telegram.org/bots/faq, limits)."""
+        now, sent = time.monotonic(), self._sent[chat_id]
+        while sent and now - sent[0] > 60:
+            sent.popleft()
+        if chat_id < 0 and len(sent) >= GROUP_MESSAGES_A_MINUTE:
+            seconds = int(60 - (now - sent[0])) + 1
+            raise BotApiError(429, f"Too Many Requests: retry after {seconds}", {"retry_after": seconds})
+        sent.append(now)
+
+    def _add(self, chat: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+        chat["next_message"] += 1
+        complete = {
+            "message_id": chat["next_message"],
+            "date": int(time.time()),
+            "chat": {k: chat[k] for k in ("id", "type", "first_name", "title") if k in chat},
+            **message,
+        }
+        chat["messages"].append(complete)
+        self.on_change()
+        return complete
+
+    # ------------------------------------------------------------------ the people
+
+    def say(
+        self,
+        chat_id: int,
+        text: str,
+        thread_id: int = 0,
+        user_id: int | None = None,
+        language: str = "en",
+        name: str = "You",
+    ) -> dict[str, int]:
+        """A person writes a message; returns its `update_id` and `message_id`. It goes to the webhook by itself."""
+        user = {
+            "id": user_id or abs(chat_id),
+            "is_bot": False,
+            "first_name": name,
+            "language_code": language,
+        }
+        with self._lock:
+            chat = self.state["chats"].setdefault(str(chat_id), _new_chat(chat_id, name))
+            if thread_id and thread_id not in chat["threads"]:
+                chat["threads"].append(thread_id)
+            topic = {"message_thread_id": thread_id, "is_topic_message": True} if thread_id else {}
+            command = COMMAND.match(text)
+            entity = {"type": "bot_command", "offset": 0, "length": command.end()} if command else None
+            entities = {"entities": [entity]} if entity else {}
+            message = self._add(chat, {"from": user, **topic, "text": text, **entities})
+            update_id = self.queue({"message": _public(message)}, chat_id)
+        return {"update_id": update_id, "message_id": int(message["message_id"])}
+
+    def queue(self, update: dict[str, Any], chat_id: int) -> int:
+        """Put an update into its chat's delivery queue; returns its update_id."""
+        with self._lock:
+            update_id = int(self.state["next_update"])
+            self.state["next_update"] = update_id + 1
+            self.state["updates"][str(update_id)] = {
+                "update": {"update_id": update_id, **update},
+                "chat": chat_id,
+                "status": None,
+                "attempts": 0,
+                "body": None,
+            }
+            self._enqueue(update_id, chat_id)
+        return update_id
+
+    def resume(self) -> None:
+        """Deliver what an earlier run left undelivered."""
+        with self._lock:
+            for update_id, update in self.state["updates"].items():
+                if update["status"] is None:
+                    self._enqueue(int(update_id), update["chat"])
+
+    def stop(self) -> None:
+        """Deliver nothing more."""
+        self._stopped.set()
+
+    def _enqueue(self, update_id: int, chat_id: int) -> None:
+        key = str(chat_id)
+        self._queues[key].append(update_id)
+        if key not in self._delivering:
+            self._delivering.add(key)
+            threading.Thread(target=self._deliver, args=(key,), daemon=True, name=f"deliver-{key}").start()
+
+    def _deliver(self, key: str) -> None:
+        """One update of a chat at a time, each until its 2xx."""
+        while not self._stopped.is_set():
+            with self._lock:
+                if not self._queues[key]:
+                    self._delivering.discard(key)
+                    return
+                record = self.state["updates"][str(self._queues[key][0])]
+            wait = FIRST_RETRY_SECONDS
+            while not self._stopped.is_set() and not self._post(record):
+                self._stopped.wait(wait)
+                wait = min(wait * 2, LAST_RETRY_SECONDS)
+            with self._lock:
+                self._queues[key].popleft()
+
+    def _post(self, record: dict[str, Any]) -> bool:
+        webhook = self.state["webhook"]
+        record["attempts"] += 1
+        headers = {"X-Telegram-Bot-Api-Secret-Token": webhook["secret_token"]} if webhook["secret_token"] else {}
+        try:
+            answer = requests.post(
+                webhook["url"], json=record["update"], headers=headers, timeout=WEBHOOK_TIMEOUT_SECONDS
+            )
+        except requests.RequestException:
+            return False
+        record["last_status"] = answer.status_code
+        if not answer.ok:
+            return False
+        record["status"], record["body"] = answer.status_code, answer.text
+        return True
+
+    def _person_message(self) -> Any:
+        body = request.get_json()
+        try:
+            return self.say(
+                int(body["chat_id"]),
+                str(body["text"]),
+                int(body.get("thread_id") or 0),
+                int(body["user_id"]) if body.get("user_id") else None,
+                str(body.get("language") or "en"),
+                str(body.get("name") or "You"),
+            )
+        except (KeyError, ValueError) as error:
+            return Response(f"bad field: {error}", 400)
+
+    def _page(self) -> Response:
+        return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
+
+    def _person_file(self, name: str) -> Response:
+        return send_file((self._files / Path(name).name).resolve())
+
+    def _person_update(self, update_id: int) -> Any:
+        record = self.state["updates"].get(str(update_id))
+        if record is None:
+            return Response("no such update", 404)
+        return {k: record.get(k) for k in ("status", "attempts", "body", "last_status")}
+
+    def _person_chats(self) -> Any:
+        with self._lock:
+            return [{k: chat[k] for k in ("id", "type", "threads")} for chat in self.state["chats"].values()]
+
+    def _person_messages(self, chat_id: str) -> Any:
+        after = int(request.args.get("after", 0))
+        with self._lock:
+            chat = self.state["chats"].get(chat_id)
+            messages = [] if chat is None else [m for m in chat["messages"] if m["message_id"] > after]
+            return [{**_public(m), "page": m.get("_page")} for m in messages]
+
+
+def _new_chat(chat_id: int, name: str) -> dict[str, Any]:
+    kind = {"type": "private", "first_name": name} if chat_id > 0 else {"type": "supergroup", "title": "Group"}
+    return {"id": chat_id, **kind, "threads": [], "messages": [], "next_message": 0}
+
+
+def _public(message: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in message.items() if not k.startswith("_")}
+
+
+def _snake(method: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
+
+
+def _is_boundary(text: str, offset: int) -> bool:
+    units = text.encode("utf-16-le", "surrogatepass")
+    unit = units[offset * 2 : offset * 2 + 2]
+    return len(unit) < 2 or not 0xDC00 <= int.from_bytes(unit, "little") <= 0xDFFF
+
+
+def _parameters() -> dict[str, Any]:
+    """The call's parameters, from a query string, a form, a multipart body or JSON."""
+    if request.is_json:
+        body = request.get_json(silent=True)
+        if not isinstance(body, dict):
+            raise BotApiError(400, "Bad Request: can't parse JSON object")
+        return body
+    given: dict[str, Any] = {**request.args.to_dict(), **request.form.to_dict()}
+    for name, value in given.items():
+        if name not in PLAIN_TEXT and value[:1] in ("{", "["):
+            try:
+                given[name] = json.loads(value)
+            except ValueError as error:
+                raise BotApiError(400, f"Bad Request: can't parse {name} JSON object") from error
+    return {**given, **{name: "attached" for name in request.files}}

@@ -1,0 +1,268 @@
+"""The very `template.yaml`, translated by SAM's own translator and created in moto's CloudFormation.
+
+moto's CloudFormation makes the table, the bucket and the log groups. What it cannot make is made from the same
+document: secrets and state machines by their APIs (machines made by CloudFormation land in another backend than the
+interpreter's), functions by `functions.py`, HTTP routes and event rules by `aws.py`. Left out, because nothing here
+could tell the difference: roles and policies, the TLS-only bucket policy (the stack speaks HTTP), alarms and their topic.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+from samtranslator.yaml_helper import yaml_parse
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_cloudformation.type_defs import ParameterTypeDef
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_stepfunctions import SFNClient
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = ROOT / "template.yaml"
+CODE_URI = "s3://local/functions.zip"
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """One function as the template describes it. `timeout` in seconds, `memory` in MB."""
+
+    logical_id: str
+    name: str
+    arn: str
+    handler: str
+    timeout: int
+    memory: int
+    environment: dict[str, str]
+    is_image: bool
+
+
+@dataclass(frozen=True)
+class Route:
+    """An HTTP API route and the function behind it."""
+
+    method: str
+    path: str
+    function: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An event rule: a pattern (EventBridge's own form) and the function it calls."""
+
+    pattern: dict[str, Any]
+    function: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The stack after its creation."""
+
+    outputs: dict[str, str]
+    functions: dict[str, FunctionSpec]
+    routes: list[Route]
+    rules: list[Rule]
+
+
+NAMED = {
+    "AWS::DynamoDB::Table": "TableName",
+    "AWS::S3::Bucket": "BucketName",
+    "AWS::Logs::LogGroup": "LogGroupName",
+}
+"""What moto's CloudFormation makes, and the property that names it."""
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The clients that create the stack."""
+
+    cloudformation: CloudFormationClient
+    step_functions: SFNClient
+    secrets: SecretsManagerClient
+
+
+MANAGED_POLICIES = {
+    name: f"arn:aws:iam::aws:policy/{name}"
+    for name in ("service-role/AWSLambdaBasicExecutionRole", "AWSXrayWriteOnlyAccess")
+}
+"""What the translator itself attaches to functions; roles are not created here."""
+
+
+def deploy(
+    stack: str,
+    parameters: dict[str, str],
+    clients: Clients,
+    endpoint: str,
+    path: Path = TEMPLATE,
+) -> Deployment:
+    """Create the stack, its secrets and its state machines; `endpoint` is where its HTTP API answers."""
+    source = yaml_parse(path.read_text(encoding="utf-8"))
+    functions = {k: r for k, r in source["Resources"].items() if r["Type"] == "AWS::Serverless::Function"}
+    machines = {k: r for k, r in source["Resources"].items() if r["Type"] == "AWS::Serverless::StateMachine"}
+    document = _translate(source, parameters)
+    resources = document["Resources"]
+    names = {k: f"{stack}-{k}".lower() if "S3" in r["Type"] else f"{stack}-{k}" for k, r in resources.items()}
+    resolve = Resolver(document, parameters, names, stack, endpoint)
+    for logical_id, resource in resources.items():
+        if resource["Type"] == "AWS::SecretsManager::Secret":
+            names[logical_id] = _create_secret(names[logical_id], resource["Properties"], resolve, clients.secrets)
+    outputs = {k: str(resolve(o["Value"])) for k, o in document["Outputs"].items()}
+    document["Resources"] = {
+        k: {**r, "Properties": {**r["Properties"], NAMED[r["Type"]]: names[k]}}
+        for k, r in resources.items()
+        if r["Type"] in NAMED
+    }
+    document["Outputs"] = {k: {"Value": value} for k, value in outputs.items()}
+    given: list[ParameterTypeDef] = [{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()]
+    clients.cloudformation.create_stack(
+        StackName=stack, TemplateBody=json.dumps(document), Parameters=given, Capabilities=["CAPABILITY_IAM"]
+    )
+    specs = {k: _spec(k, resources[k]["Properties"], resolve) for k in functions}
+    for logical_id, machine in machines.items():
+        _create_machine(logical_id, machine["Properties"], path.parent, resolve, clients.step_functions)
+    return Deployment(
+        outputs=outputs,
+        functions={spec.name: spec for spec in specs.values()},
+        routes=[Route(e["Method"].upper(), e["Path"], specs[k].name) for k, e in _events(functions, "HttpApi")],
+        rules=[Rule(resolve(e["Pattern"]), specs[k].name) for k, e in _events(functions, "EventBridgeRule")],
+    )
+
+
+def _create_secret(
+    name: str, properties: dict[str, Any], resolve: Resolver, secrets: SecretsManagerClient
+) -> str:
+    generate = properties.get("GenerateSecretString")
+    value = resolve(properties.get("SecretString"))
+    if generate is not None:
+        value = secrets.get_random_password(**generate)["RandomPassword"]
+    return secrets.create_secret(Name=name, SecretString=value)["ARN"]
+
+
+def _events(functions: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (logical_id, event["Properties"])
+        for logical_id, function in functions.items()
+        for event in function["Properties"].get("Events", {}).values()
+        if event["Type"] == kind
+    ]
+
+
+def _translate(source: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
+    """CloudFormation of the SAM document; code is not packaged, since the host runs it from this checkout."""
+    fragment = json.loads(json.dumps(source))
+    for resource in fragment["Resources"].values():
+        properties = resource["Properties"]
+        if resource["Type"] == "AWS::Serverless::Function":
+            resource.pop("Metadata", None)
+            if properties.get("PackageType") == "Image":
+                properties.update({"PackageType": "Zip", "Runtime": "python3.13", "Handler": "image"})
+            properties["CodeUri"] = CODE_URI
+        if resource["Type"] == "AWS::Serverless::StateMachine":
+            properties.pop("DefinitionUri")
+            properties["Definition"] = {"StartAt": "X", "States": {"X": {"Type": "Succeed"}}}
+    session = boto3.session.Session(region_name=Resolver.region)
+    translator = Translator(MANAGED_POLICIES, Parser(), boto_session=session)
+    document: dict[str, Any] = translator.translate(fragment, parameter_values=dict(parameters))
+    return document
+
+
+def _spec(logical_id: str, properties: dict[str, Any], resolve: Resolver) -> FunctionSpec:
+    environment = resolve(properties.get("Environment", {}).get("Variables", {}))
+    is_image = properties["Handler"] == "image"
+    return FunctionSpec(
+        logical_id=logical_id,
+        name=resolve.names[logical_id],
+        arn=str(resolve({"Fn::GetAtt": [logical_id, "Arn"]})),
+        handler="functions.agent.handler.handler" if is_image else properties["Handler"],
+        timeout=int(resolve(properties["Timeout"])),
+        memory=int(resolve(properties["MemorySize"])),
+        environment={k: str(v) for k, v in environment.items()},
+        is_image=is_image,
+    )
+
+
+def _create_machine(
+    logical_id: str, properties: dict[str, Any], folder: Path, resolve: Resolver, step_functions: SFNClient
+) -> None:
+    definition = (folder / properties["DefinitionUri"]).read_text(encoding="utf-8")
+    for name, value in properties["DefinitionSubstitutions"].items():
+        definition = definition.replace(f"${{{name}}}", str(resolve(value)))
+    role = f"arn:aws:iam::{resolve.account}:role/{logical_id}"
+    step_functions.create_state_machine(
+        name=str(resolve(properties["Name"])), definition=definition, roleArn=role, type=properties["Type"]
+    )
+
+
+class Resolver:
+    """CloudFormation's Ref, Fn::Sub and Fn::GetAtt, as far as the template uses them."""
+
+    account = "123456789012"
+    region = "us-east-1"
+
+    def __init__(
+        self, document: dict[str, Any], parameters: dict[str, str], names: dict[str, str], stack: str, endpoint: str
+    ) -> None:
+        self._resources = document["Resources"]
+        self._parameters = {k: p.get("Default", "") for k, p in document["Parameters"].items()} | parameters
+        self.names = names
+        self._endpoint = endpoint
+        self._pseudo = {
+            "AWS::Region": self.region,
+            "AWS::AccountId": self.account,
+            "AWS::Partition": "aws",
+            "AWS::StackName": stack,
+        }
+
+    def __call__(self, value: Any) -> Any:
+        """The value with every intrinsic function carried out. Raises KeyError for one that is not known."""
+        if isinstance(value, list):
+            return [self(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if set(value) == {"Ref"}:
+            return self._ref(value["Ref"])
+        if set(value) == {"Fn::Sub"}:
+            return self._sub(value["Fn::Sub"])
+        if set(value) == {"Fn::GetAtt"}:
+            attribute = value["Fn::GetAtt"]
+            return self._attribute(*(attribute.split(".") if isinstance(attribute, str) else attribute))
+        return {k: self(v) for k, v in value.items()}
+
+    def _sub(self, text: str) -> str:
+        names = {**self._pseudo, **{k: str(v) for k, v in self._parameters.items()}}
+        for name, replacement in names.items():
+            text = text.replace(f"${{{name}}}", replacement)
+        for logical_id in self._resources:
+            text = text.replace(f"${{{logical_id}.ApiEndpoint}}", self._endpoint)
+        return text
+
+    def _ref(self, name: str) -> Any:
+        if name in self._parameters:
+            return self._parameters[name]
+        if name in self._pseudo:
+            return self._pseudo[name]
+        base, _, part = name.partition(".")
+        kind = self._resources[base]["Type"]
+        if kind == "AWS::Lambda::Function" and part == "Alias":
+            return f"{self._attribute(base, 'Arn')}:live"
+        if kind == "AWS::StepFunctions::StateMachine":
+            machine = self(self._resources[base]["Properties"]["StateMachineName"])
+            return f"arn:aws:states:{self.region}:{self.account}:stateMachine:{machine}"
+        return self.names[base]
+
+    def _attribute(self, logical_id: str, attribute: str) -> str:
+        kind, name = self._resources[logical_id]["Type"], self.names[logical_id]
+        arns = {
+            "AWS::Lambda::Function": f"arn:aws:lambda:{self.region}:{self.account}:function:{name}",
+            "AWS::S3::Bucket": f"arn:aws:s3:::{name}",
+            "AWS::DynamoDB::Table": f"arn:aws:dynamodb:{self.region}:{self.account}:table/{name}",
+        }
+        if attribute != "Arn":
+            raise KeyError(f"{logical_id}.{attribute}")
+        return arns[kind]

@@ -1,0 +1,65 @@
+"""Run executions again: a redrive keeps name, history and idempotency; from the start is a new execution."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+
+from botocore.exceptions import ClientError
+
+from functions.common.envelope import NAME_LIMIT
+from stepgram.executions import ExecutionDetail, detail, list_executions
+from stepgram.stack import Stack
+
+POLL_SECONDS = 0.2
+ALL = 10_000
+
+
+class RerunError(Exception):
+    """An execution cannot be run again; the message says what can be done instead."""
+
+
+def redrive(stack: Stack, name: str) -> str:
+    """Restart a failed, stopped or timed-out execution at the state that failed; returns its ARN."""
+    arn, step_functions = stack.execution_arn(name), stack.client("stepfunctions")
+    try:
+        step_functions.redrive_execution(executionArn=arn)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ExecutionNotRedrivable":
+            raise
+        raise RerunError(f"{name} cannot be redriven ({error.response['Error']['Message']}); "
+                         "`stepgram rerun --from-start` makes a new execution of it") from error
+    return arn
+
+
+def rerun_from_start(stack: Stack, name: str) -> str:
+    """A new execution with the same input, named after the old one; returns its ARN."""
+    step_functions = stack.client("stepfunctions")
+    old = step_functions.describe_execution(executionArn=stack.execution_arn(name))
+    suffix = f"-r{int(time.time())}"
+    new = old["name"].split("-r")[0][: NAME_LIMIT - len(suffix)] + suffix
+    document = {**json.loads(old["input"]), "turn_id": new, "rerun_of": old["name"]}
+    started = step_functions.start_execution(
+        stateMachineArn=stack.outputs["TurnArn"], name=new, input=json.dumps(document)
+    )
+    return str(started["executionArn"])
+
+
+def failed_since(stack: Stack, since: datetime) -> list[str]:
+    """Names of the turns that did not succeed since then, oldest first."""
+    rows = [
+        row
+        for status in ("FAILED", "ABORTED", "TIMED_OUT")
+        for row in list_executions(stack.client("stepfunctions"), stack.outputs["TurnArn"], status, None, ALL)
+        if datetime.fromisoformat(row["started"]) >= since
+    ]
+    return [row["name"] for row in sorted(rows, key=lambda row: str(row["started"]))]
+
+
+def wait_until_ended(stack: Stack, arn: str) -> ExecutionDetail:
+    """Wait for an execution's end and return it."""
+    step_functions = stack.client("stepfunctions")
+    while step_functions.describe_execution(executionArn=arn)["status"] == "RUNNING":
+        time.sleep(POLL_SECONDS)
+    return detail(step_functions, arn)

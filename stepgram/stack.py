@@ -1,0 +1,153 @@
+"""The stack a command works on: a deployed one by its outputs, or the local one.
+
+The local stack belongs to one process at a time. Where `stepgram local` runs, the others go through it; else a command
+starts the stack for itself, and a second one waits for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import boto3
+import requests
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stepgram.embedded.stack import Addresses, EmbeddedStack, Ports, client, forget
+from stepgram.embedded.state import read_json, write_json
+
+
+class StackError(Exception):
+    """The stack cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One stack: its CloudFormation outputs, and where AWS and (locally) the chats are."""
+
+    outputs: dict[str, str]
+    endpoint: str | None = None
+    telegram: str | None = None
+
+    def client(self, service: str) -> Any:
+        """A boto3 client for this stack."""
+        if self.endpoint is not None:
+            return client(service, self.endpoint)
+        return boto3.session.Session().client(service)  # type: ignore[call-overload]
+
+    def execution_arn(self, name: str) -> str:
+        """The ARN of a turn by its name; an ARN stays as it is."""
+        if name.startswith("arn:"):
+            return name
+        return f"{self.outputs['TurnArn'].replace(':stateMachine:', ':execution:')}:{name}"
+
+
+def home() -> Path:
+    """Where the local stack keeps its state: `.stepgram` in this folder, or `STEPGRAM_HOME`."""
+    return Path(os.environ.get("STEPGRAM_HOME", ".stepgram")).resolve()
+
+
+def deployed(name: str) -> Stack:
+    """A deployed stack, by the operator's own credentials. Raises StackError."""
+    try:
+        found = boto3.session.Session().client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
+    except (ClientError, BotoCoreError) as error:
+        raise StackError(f"stack {name!r} cannot be read: {error}") from error
+    outputs = {o["OutputKey"]: o["OutputValue"] for o in found.get("Outputs", [])}
+    if "TurnArn" not in outputs:
+        raise StackError(f"stack {name!r} has no output TurnArn: it is not a Stepgram stack")
+    return Stack(outputs)
+
+
+def running() -> Stack | None:
+    """The stack of a `stepgram local` that runs, if one does."""
+    document = read_json(home() / "stack.json")
+    if document is None:
+        return None
+    addresses = Addresses(**document)
+    try:
+        requests.get(f"{addresses.telegram}/person/chats", timeout=2).raise_for_status()
+    except requests.RequestException:
+        return None
+    return Stack(addresses.outputs, addresses.aws, addresses.telegram)
+
+
+@contextmanager
+def open_stack(name: str | None, fresh: bool = False) -> Iterator[Stack]:
+    """The stack to work on: `name` deployed, else the local one. `fresh` forgets what is kept first."""
+    if name is not None:
+        yield deployed(name)
+        return
+    with _lock() as acquired:
+        if not acquired:
+            stack = running()
+            if stack is None:
+                raise StackError(f"{home()} is in use, but no stack answers; try again")
+            if fresh:
+                raise StackError("--fresh cannot forget what `stepgram local` uses; stop it first")
+            yield stack
+            return
+        if fresh:
+            forget(home())
+        with EmbeddedStack(home()) as embedded:
+            addresses = embedded.addresses
+            yield Stack(addresses.outputs, addresses.aws, addresses.telegram)
+
+
+@contextmanager
+def serve(ports: Ports) -> Iterator[Stack]:
+    """The local stack for other commands too, until the block ends."""
+    with _lock(wait=False) as acquired:
+        if not acquired:
+            raise StackError(f"{home()} is in use by another `stepgram` process")
+        with EmbeddedStack(home(), ports) as embedded:
+            addresses = embedded.addresses
+            write_json(home() / "stack.json", asdict(addresses))
+            try:
+                yield Stack(addresses.outputs, addresses.aws, addresses.telegram)
+            finally:
+                (home() / "stack.json").unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock(wait: bool = True) -> Iterator[bool]:
+    """Hold the folder. Yields False when `stepgram local` holds it; waits for any other command."""
+    home().mkdir(parents=True, exist_ok=True)
+    with open(home() / "lock", "a+") as file:
+        if _try(file):
+            yield True
+            return
+        if not wait or running() is not None:
+            yield False
+            return
+        print("waiting for another stepgram command to end ...", file=sys.stderr)  # noqa: T201
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield True
+
+
+def _try(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def dotenv(path: Path = Path(".env")) -> None:
+    """Put the lines `NAME=value` of a file into the environment, where a name is not set yet."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        name, separator, value = line.strip().partition("=")
+        if separator and not name.startswith("#"):
+            os.environ.setdefault(name.strip(), value.strip().strip("\"'"))
+
+
