@@ -129,9 +129,7 @@ def message_text(message: dict[str, Any]) -> str:
     return str(message.get("text", ""))
 
 
-def _ask_deployed(
-    stack: Stack, text: str, chat: int, thread: int, user: int | None, progress: Progress
-) -> Answer:
+def _ask_deployed(stack: Stack, text: str, chat: int, thread: int, user: int | None, progress: Progress) -> Answer:
     """Post an update to the deployed webhook; the answer goes to the real chat and is read from its result."""
     outputs, now = stack.outputs, time.time()
     secrets = stack.client("secretsmanager")

@@ -18,8 +18,8 @@ from rich.table import Table
 from stepgram import console as console_page
 from stepgram.ask import Answer
 from stepgram.ask import ask as send
-from stepgram.embedded.aws import Server
-from stepgram.embedded.stack import Ports
+from stepgram.embedded.client import Ports
+from stepgram.embedded.server import PortBusy, Server
 from stepgram.executions import State, detail, list_executions
 from stepgram.rerun import RerunError, failed_since, rerun_from_start, wait_until_ended
 from stepgram.rerun import redrive as redrive_turn
@@ -118,8 +118,13 @@ def _print_answer(answer: Answer) -> None:
 
 
 @main.command()
-@click.option("--port", type=click.IntRange(1, 65533), default=8765, show_default=True,
-              help="The chat page's port; the console page has the next, AWS the one after.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65533),
+    default=8765,
+    show_default=True,
+    help="The chat page's port; the console page has the next, AWS the one after.",
+)
 def local(port: int) -> None:
     """Run the stack on this machine, with a chat page and a console page, until Ctrl-C."""
     try:
@@ -134,12 +139,8 @@ def local(port: int) -> None:
             stopped.wait()
             out.print("stopping; what still runs goes on at the next start", style="dim")
             page.stop()
-    except OSError as error:
-        raise Failed(f"{error.strerror or error}: one of the ports {port} to {port + 2} is busy; "
-                     f"try `stepgram local --port {port + 10}`") from error
-    except SystemExit as error:
-        raise Failed(f"one of the ports {port} to {port + 2} is busy; "
-                     f"try `stepgram local --port {port + 10}`") from error
+    except PortBusy as error:
+        raise Failed(f"{error}; try `stepgram local --port {port + 10}`") from error
 
 
 @main.command()
@@ -158,8 +159,13 @@ def executions(status: str | None, chat: int | None, limit: int, stack: str | No
     table = Table("Execution", "Status", "Started", "Seconds", "Error", box=None)
     for row in rows:
         colour = {"SUCCEEDED": "green", "RUNNING": "blue"}.get(row["status"], "red")
-        table.add_row(row["name"], f"[{colour}]{row['status']}[/{colour}]", row["started"],
-                      f"{row['seconds']:.1f}", row["error"] or "")
+        table.add_row(
+            row["name"],
+            f"[{colour}]{row['status']}[/{colour}]",
+            row["started"],
+            f"{row['seconds']:.1f}",
+            row["error"] or "",
+        )
     out.print(table)
 
 
@@ -191,13 +197,13 @@ def show(name: str, stack: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("names", nargs=-1)
 @click.option("--failed", is_flag=True, help="All failed, stopped or timed-out turns.")
-@click.option("--since", default="24h", show_default=True, metavar="TIME", help="With --failed: how far back (30m, 2h, 3d).")
+@click.option(
+    "--since", default="24h", show_default=True, metavar="TIME", help="With --failed: how far back (30m, 2h, 3d)."
+)
 @click.option("--from-start", is_flag=True, help="A new execution with the same input, instead of a redrive.")
 @stack_option
 @json_option
-def rerun(
-    names: tuple[str, ...], failed: bool, since: str, from_start: bool, stack: str | None, as_json: bool
-) -> None:
+def rerun(names: tuple[str, ...], failed: bool, since: str, from_start: bool, stack: str | None, as_json: bool) -> None:
     """Redrive executions NAME...: they go on at the state that failed, with their history."""
     if bool(names) == failed:
         raise click.UsageError("give execution names, or --failed")

@@ -82,6 +82,8 @@ def attempts_of(events: Iterable[dict[str, Any]], now: datetime) -> list[list[St
         kind = str(event["type"])
         if "stateEnteredEventDetails" in event:
             details = event["stateEnteredEventDetails"]
+            if attempts[-1] and attempts[-1][-1].status == "running" and attempts[-1][-1].name == details["name"]:
+                attempts[-1].pop()  # announced by the redrive; whether the state is entered again differs
             current = State(
                 details["name"], len(attempts), "running", event["timestamp"], 0.0, _json(details.get("input"))
             )
@@ -117,7 +119,8 @@ def failed_state(attempt: list[State]) -> State | None:
     """The state that failed, not the ones that handled it."""
     broken = [state for state in attempt if state.status in ("caught", "failed", "aborted", "timed out")]
     own = [state for state in broken if state.name not in FAILURE_ROUTE]
-    return (own or broken or [None])[-1]
+    candidates = own or broken
+    return candidates[-1] if candidates else None
 
 
 def detail(step_functions: SFNClient, arn: str) -> ExecutionDetail:
@@ -159,7 +162,7 @@ def list_executions(
 def _row(step_functions: SFNClient, item: dict[str, Any]) -> dict[str, Any]:
     started, stopped = item["startDate"], item.get("stopDate")
     failed = item["status"] in ("FAILED", "ABORTED", "TIMED_OUT")
-    described = step_functions.describe_execution(executionArn=item["executionArn"]) if failed else {}
+    error = step_functions.describe_execution(executionArn=item["executionArn"]).get("error") if failed else None
     ended = stopped or datetime.now(started.tzinfo)
     return {
         "name": item["name"],
@@ -167,7 +170,7 @@ def _row(step_functions: SFNClient, item: dict[str, Any]) -> dict[str, Any]:
         "chat": chat_of(item["name"]),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(_seconds(started, ended), 2),
-        "error": described.get("error"),
+        "error": error,
     }
 
 

@@ -28,8 +28,10 @@ def redrive(stack: Stack, name: str) -> str:
     except ClientError as error:
         if error.response["Error"]["Code"] != "ExecutionNotRedrivable":
             raise
-        raise RerunError(f"{name} cannot be redriven ({error.response['Error']['Message']}); "
-                         "`stepgram rerun --from-start` makes a new execution of it") from error
+        raise RerunError(
+            f"{name} cannot be redriven ({error.response['Error']['Message']}); "
+            "`stepgram rerun --from-start` makes a new execution of it"
+        ) from error
     return arn
 
 

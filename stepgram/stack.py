@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import boto3
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stepgram.embedded.stack import Addresses, EmbeddedStack, Ports, client, forget
-from stepgram.embedded.state import read_json, write_json
+from stepgram.embedded.client import Addresses, Ports, client
+from stepgram.embedded.state import forget, read_json, write_json
+
+if TYPE_CHECKING:
+    from stepgram.embedded.stack import EmbeddedStack
 
 
 class StackError(Exception):
@@ -78,6 +81,13 @@ def running() -> Stack | None:
     return Stack(addresses.outputs, addresses.aws, addresses.telegram)
 
 
+def _embedded(ports: Ports) -> EmbeddedStack:
+    """The embedded stack; imported only by the command that starts it, since moto takes seconds to import."""
+    from stepgram.embedded.stack import EmbeddedStack
+
+    return EmbeddedStack(home(), ports)
+
+
 @contextmanager
 def open_stack(name: str | None, fresh: bool = False) -> Iterator[Stack]:
     """The stack to work on: `name` deployed, else the local one. `fresh` forgets what is kept first."""
@@ -95,7 +105,7 @@ def open_stack(name: str | None, fresh: bool = False) -> Iterator[Stack]:
             return
         if fresh:
             forget(home())
-        with EmbeddedStack(home()) as embedded:
+        with _embedded(Ports()) as embedded:
             addresses = embedded.addresses
             yield Stack(addresses.outputs, addresses.aws, addresses.telegram)
 
@@ -106,7 +116,7 @@ def serve(ports: Ports) -> Iterator[Stack]:
     with _lock(wait=False) as acquired:
         if not acquired:
             raise StackError(f"{home()} is in use by another `stepgram` process")
-        with EmbeddedStack(home(), ports) as embedded:
+        with _embedded(ports) as embedded:
             addresses = embedded.addresses
             write_json(home() / "stack.json", asdict(addresses))
             try:
@@ -149,5 +159,3 @@ def dotenv(path: Path = Path(".env")) -> None:
         name, separator, value = line.strip().partition("=")
         if separator and not name.startswith("#"):
             os.environ.setdefault(name.strip(), value.strip().strip("\"'"))
-
-

@@ -103,7 +103,9 @@ def _fresh_folders(session_id: str) -> Folders:
     """Empty folders. The workspace's path is the same in every container: the CLI's transcript key comes from it."""
     root = WORKSPACE / session_id
     shutil.rmtree(root, ignore_errors=True)
-    folders = Folders(home=root / "home", config=root / "config", workspace=root / "workspace", scratch=root / "scratch")
+    folders = Folders(
+        home=root / "home", config=root / "config", workspace=root / "workspace", scratch=root / "scratch"
+    )
     for folder in (folders.home, folders.config, folders.workspace, folders.scratch):
         folder.mkdir(parents=True)
     return folders
@@ -189,5 +191,3 @@ def _outbox(snapshots: Snapshots, folder: Path, prefix: str) -> tuple[OutboxFile
         snapshots.put(prefix + path.name, content, "application/octet-stream")
         files.append(OutboxFile(key=prefix + path.name, name=path.name, size=len(content)))
     return tuple(files)
-
-

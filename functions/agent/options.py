@@ -103,7 +103,12 @@ def credentials(settings: AgentSettings, own: Mapping[str, str]) -> dict[str, st
 
 
 def cli_environment(
-    settings: AgentSettings, own: Mapping[str, str], inherited: Mapping[str, str], folders: Folders, turn_id: str, run_id: str
+    settings: AgentSettings,
+    own: Mapping[str, str],
+    inherited: Mapping[str, str],
+    folders: Folders,
+    turn_id: str,
+    run_id: str,
 ) -> dict[str, str]:
     """The CLI's environment. The SDK merges ours below it, so whatever we do not mean to give is blanked."""
     blank = {name: "" for name in inherited if name not in INHERITED}

@@ -44,7 +44,7 @@ class SnapshotStore:
         """All entries of a transcript, or None when there is none."""
         file = _file(key)
         entries = [*self._from_base(file), *self._appended.get(file, [])]
-        return json.loads(json.dumps(entries)) if entries else None  # type: ignore[no-any-return]
+        return json.loads(json.dumps(entries)) if entries else None
 
     async def list_subkeys(self, key: Any) -> list[str]:
         """The subpaths of a session's subagents."""
@@ -90,7 +90,10 @@ class SnapshotStore:
             keys = [segment.key for segment in self._segments() if own and segment.subpath == subpath]
             bodies = self._snapshots.get_all(keys)
             self._loaded[file] = [
-                json.loads(line) for body in bodies for line in body.decode("utf-8", "surrogatepass").split("\n") if line
+                json.loads(line)
+                for body in bodies
+                for line in body.decode("utf-8", "surrogatepass").split("\n")
+                if line
             ]
             self._seen[file].update(entry["uuid"] for entry in self._loaded[file] if entry.get("uuid"))
         return self._loaded[file]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _making = threading.Lock()
 
 
+@cache
+def _session() -> boto3.session.Session:
+    return boto3.session.Session()
+
+
 @lru_cache(maxsize=64)
 def _client(service: str, settings: AwsSettings) -> Any:
     config = Config(
@@ -31,7 +36,7 @@ def _client(service: str, settings: AwsSettings) -> Any:
     )
     with _making:
         keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"} if settings.endpoint else {}
-        return boto3.session.Session().client(
+        return _session().client(
             service,  # type: ignore[call-overload]
             region_name=settings.region,
             endpoint_url=settings.endpoint,

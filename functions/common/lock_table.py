@@ -73,8 +73,8 @@ class LockTable:
                     "lock": {"S": lock.model_dump_json()},
                     "version": {"N": str(version + 1)},
                 },
-                ConditionExpression="attribute_not_exists(pk)" if version == 0 else "version = :version",
-                **({"ExpressionAttributeValues": {":version": {"N": str(version)}}} if version else {}),
+                ConditionExpression="attribute_not_exists(pk) OR version = :version",
+                ExpressionAttributeValues={":version": {"N": str(version)}},
             )
         except ClientError as error:
             if error.response["Error"]["Code"] == "ConditionalCheckFailedException":

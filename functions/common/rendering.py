@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from telegramify_markdown import MessageEntity, convert, utf16_len
@@ -65,7 +66,7 @@ def plan(markdown: str, rich: RichSetting) -> Plan:
 def needs_rich(markdown: str) -> bool:
     """Whether the text has what only a rich message can show: a table, a task list, a formula."""
     prose = [line for line, code in _lines(markdown) if not code]
-    tables = any(TABLE_RULE.match(line) and "|" in before for before, line in zip(prose, prose[1:], strict=False))
+    tables = any(TABLE_RULE.match(line) and "|" in before for before, line in pairwise(prose))
     formula = FORMULA.search(INLINE_CODE.sub("", "\n".join(prose)))
     return tables or any(TASK.match(line) for line in prose) or formula is not None
 

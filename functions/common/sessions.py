@@ -185,9 +185,7 @@ class SessionTable:
             names=names,
             values={":empty": {}, ":ttl": self._expiry()},
         )
-        self._update(
-            session_key, key, "SET delivered.#part = :id", names={"#part": part}, values={":id": message_id}
-        )
+        self._update(session_key, key, "SET delivered.#part = :id", names={"#part": part}, values={":id": message_id})
 
     def _expiry(self) -> int:
         return int(time.time()) + self._ttl_seconds

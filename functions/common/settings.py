@@ -95,9 +95,7 @@ class TelegramSettings(Settings):
     """Functions that talk to the Bot API."""
 
     token_secret_id: str = Field(alias="BOT_TOKEN_SECRET_ID", description="Secrets Manager id of the bot token")
-    api_url: str = Field(
-        "https://api.telegram.org", alias="TELEGRAM_API_URL", description="Root of the Bot API"
-    )
+    api_url: str = Field("https://api.telegram.org", alias="TELEGRAM_API_URL", description="Root of the Bot API")
 
 
 class ReplySettings(TelegramSettings, TableSettings, BucketSettings):

@@ -40,7 +40,5 @@ def tell(request: Request, text: str, **values: object) -> None:
         raise BadInput("envelope.chat: nowhere to answer")
     reply_to = envelope.message.id if envelope.message else None
     table = SessionTable(settings.table, aws.dynamodb())
-    delivery = Delivery(
-        bot_api(settings), table, request.session_key, request.turn_id, envelope.chat, reply_to
-    )
+    delivery = Delivery(bot_api(settings), table, request.session_key, request.turn_id, envelope.chat, reply_to)
     delivery.text(text, say(text, request.language, **values))

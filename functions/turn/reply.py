@@ -17,6 +17,9 @@ from functions.common.snapshots import RunResult, Snapshots
 from functions.common.telegram import bot_api
 from functions.common.texts import say
 
+ANSWER_PARTS = ("notice", "answer", "document", "file")
+"""The ledger also holds the notices of earlier failures of the turn."""
+
 
 class Request(StepRequest):
     """Where to, what, and in whose language."""
@@ -59,4 +62,5 @@ def handler(request: Request) -> Result:
         delivery.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
     for number, file in enumerate(run.files):
         delivery.document(f"file{number}", file.name, snapshots.get(file.key))
-    return Result(form=how.form, message_ids=list(delivery.sent.values()))
+    answered = [message for part, message in delivery.sent.items() if part.startswith(ANSWER_PARTS)]
+    return Result(form=how.form, message_ids=answered)

@@ -55,5 +55,5 @@ def named(name: str, cause: str) -> Exception:
     """An exception whose class name is `name`, so that Lambda reports it as the error type."""
     known = getattr(errors, name, None)
     base = known if isinstance(known, type) and issubclass(known, Exception) else errors.StepgramError
-    original = type(name, (base,), {"__init__": Exception.__init__})
+    original: type[Exception] = type(name, (base,), {"__init__": Exception.__init__})
     return original(cause)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -14,34 +12,16 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.stepfunctions.parser.api import ExecutionStatus
-from werkzeug.serving import BaseWSGIServer, make_server
 
 from stepgram.embedded.functions import FunctionHost, InvokeError
+from stepgram.embedded.server import Server
 from stepgram.embedded.step_functions import ApiError, StepFunctions
 from stepgram.embedded.template import Route, Rule
 
-HOST = "127.0.0.1"
 TARGET = "AWSStepFunctions."
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
-
-
-class Server:
-    """A WSGI application on a loopback port (0: any free one), in a thread. Raises OSError when the port is busy."""
-
-    def __init__(self, app: Any, port: int = 0) -> None:
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self._server: BaseWSGIServer = make_server(HOST, port, app, threaded=True)
-        self.port = int(self._server.server_port)
-        self.url = f"http://{HOST}:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name=f"server-{self.port}")
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Close the port."""
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class AwsEndpoint:
@@ -177,5 +157,3 @@ def _json(
 ) -> Iterable[bytes]:
     start_response(f"{status} {HTTPStatus(status).phrase}", [("Content-Type", content_type), *headers])
     return [json.dumps(document).encode()]
-
-

@@ -61,7 +61,7 @@ def tokens(text: str) -> int:
 
 def events(answer: demo_model.Answer, model: str, input_tokens: int) -> Iterator[dict[str, Any]]:
     """The Messages API events of one streamed answer."""
-    message = {
+    message: dict[str, Any] = {
         "id": f"msg_bdrk_{uuid.uuid4().hex[:20]}",
         "type": "message",
         "role": "assistant",
@@ -86,8 +86,8 @@ def events(answer: demo_model.Answer, model: str, input_tokens: int) -> Iterator
             yield {"type": "content_block_delta", "index": index, "delta": delta}
             output_tokens += tokens(arguments)
         yield {"type": "content_block_stop", "index": index}
-    delta = {"stop_reason": answer.stop_reason, "stop_sequence": None}
-    yield {"type": "message_delta", "delta": delta, "usage": {"output_tokens": output_tokens}}
+    last: dict[str, Any] = {"stop_reason": answer.stop_reason, "stop_sequence": None}
+    yield {"type": "message_delta", "delta": last, "usage": {"output_tokens": output_tokens}}
     yield {"type": "message_stop"}
 
 
@@ -111,9 +111,7 @@ class Bedrock:
         app = Flask("bedrock")
         app.add_url_rule("/inference-profiles", view_func=self._profiles)
         app.add_url_rule("/model/<path:model>/invoke", view_func=self._invoke, methods=["POST"])
-        app.add_url_rule(
-            "/model/<path:model>/invoke-with-response-stream", view_func=self._stream, methods=["POST"]
-        )
+        app.add_url_rule("/model/<path:model>/invoke-with-response-stream", view_func=self._stream, methods=["POST"])
         return app
 
     def _profiles(self) -> dict[str, Any]:

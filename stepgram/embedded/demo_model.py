@@ -116,9 +116,7 @@ def answer(messages: list[dict[str, Any]]) -> Answer | Failure:
     output = tool_result(messages)
     if output is not None:
         return text_answer(f"The tool answered:\n\n```\n{output}\n```")
-    return _directive(text) or text_answer(
-        f"You said: {text}\n\nThis is message {len(texts)} of this conversation."
-    )
+    return _directive(text) or text_answer(f"You said: {text}\n\nThis is message {len(texts)} of this conversation.")
 
 
 def _directive(text: str) -> Answer | Failure | None:

@@ -8,6 +8,7 @@ documents (`errorType`, `Runtime.ExitError`, `Sandbox.Timedout`) for failures.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import importlib
 import json
@@ -109,7 +110,7 @@ class FunctionHost:
 
     def run(self, spec: FunctionSpec, event: dict[str, Any]) -> Answer:
         """Run the function, whatever a test put around it."""
-        environment = {**self._base, "AWS_LAMBDA_FUNCTION_NAME": spec.name, **spec.environment}
+        environment = self._environment(spec)
         request_id = str(uuid.uuid4())
         answer = (
             self._workers.run(spec, event, environment, request_id)
@@ -134,6 +135,15 @@ class FunctionHost:
             return future.result(timeout=spec.timeout)
         except FutureTimeout:
             return failure("Sandbox.Timedout", f"{request_id} Task timed out after {spec.timeout}.00 seconds")
+
+    def warm(self) -> None:
+        """Start the agent's process ahead of the first message, so that nobody waits for its imports."""
+        for spec in self._specs.values():
+            if spec.is_image:
+                self._workers.warm(self._environment(spec))
+
+    def _environment(self, spec: FunctionSpec) -> dict[str, str]:
+        return {**self._base, "AWS_LAMBDA_FUNCTION_NAME": spec.name, **spec.environment}
 
     def stop(self) -> None:
         """End the agent's processes; zip functions that still run end with this process."""
@@ -183,11 +193,10 @@ class WorkerPool:
         worker.stop()
         return answer
 
-    def warm(self, spec: FunctionSpec, environment: dict[str, str]) -> None:
+    def warm(self, environment: dict[str, str]) -> None:
         """Start a process ahead of the first invocation."""
-        worker = Worker({**environment, "AWS_LAMBDA_FUNCTION_NAME": spec.name, **spec.environment}, self._log)
         with self._lock:
-            self._idle.append(worker)
+            self._idle.append(Worker(environment, self._log))
 
     def stop(self) -> None:
         """End all processes and what they started."""
@@ -223,7 +232,12 @@ class Worker:
         """One invocation; a process that dies or is too late answers as Lambda's sandbox does."""
         assert self._process.stdin is not None and self._process.stdout is not None
         late = threading.Event()
-        timer = threading.Timer(spec.timeout, lambda: (late.set(), self.stop()))
+
+        def end() -> None:
+            late.set()
+            self.stop()
+
+        timer = threading.Timer(spec.timeout, end)
         timer.start()
         request = {"handler": spec.handler, "name": spec.name, "seconds": spec.timeout, "memory": spec.memory}
         try:
@@ -251,8 +265,6 @@ class Worker:
 
     def stop(self) -> None:
         """Kill the process group."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, 9)
-        except ProcessLookupError:
-            pass
         self._process.wait()

@@ -1,7 +1,7 @@
 """The embedded stack: the same template on one machine, behind an AWS endpoint on loopback.
 
-    aws       moto, Lambda, the HTTP API           telegram  the Bot API stand-in and the chat page
-    bedrock   the demo model                       home      what is kept between runs
+aws       moto, Lambda, the HTTP API           telegram  the Bot API stand-in and the chat page
+bedrock   the demo model                       home      what is kept between runs
 """
 
 from __future__ import annotations
@@ -9,24 +9,22 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import boto3
-from botocore.config import Config
 from moto.moto_api._internal.models import moto_api_backend
 
 from functions.common.observability import logger
-from stepgram.embedded.aws import AwsEndpoint, Server
+from stepgram.embedded.aws import AwsEndpoint
 from stepgram.embedded.bedrock import Bedrock
+from stepgram.embedded.client import ACCOUNT, REGION, Addresses, Ports, client
 from stepgram.embedded.functions import FunctionHost
+from stepgram.embedded.server import Server
 from stepgram.embedded.state import BucketFolder, Saver, TableFile, read_json, write_json
 from stepgram.embedded.step_functions import StepFunctions
 from stepgram.embedded.telegram import Telegram
-from stepgram.embedded.template import Clients, Deployment, Resolver, deploy
+from stepgram.embedded.template import Clients, Deployment, deploy
 
 BOT_TOKEN = "7000000001:local-demo-token"
 STACK = "stepgram"
@@ -42,35 +40,6 @@ SETTINGS = {
 """Environment variables of `.env` that become template parameters here."""
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK")
-
-
-@dataclass(frozen=True)
-class Ports:
-    """The ports to listen on; 0 is any free one."""
-
-    aws: int = 0
-    telegram: int = 0
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """Where a running stack is; kept in `stack.json` so that other commands find it."""
-
-    aws: str
-    telegram: str
-    outputs: dict[str, str]
-
-
-def client(service: str, endpoint: str) -> Any:
-    """A boto3 client for the embedded stack."""
-    return boto3.session.Session().client(
-        service,  # type: ignore[call-overload]
-        endpoint_url=endpoint,
-        region_name=Resolver.region,
-        aws_access_key_id="local",
-        aws_secret_access_key="local",
-        config=Config(inject_host_prefix=False, retries={"max_attempts": 0}, max_pool_connections=50),
-    )
 
 
 class EmbeddedStack:
@@ -96,7 +65,7 @@ class EmbeddedStack:
         warnings.filterwarnings("ignore", module="moto.*")
         logging.getLogger("moto").setLevel(logging.CRITICAL)
         redirect_logs(self._home / "functions.log")
-        self.step_functions = StepFunctions(Resolver.account, Resolver.region)
+        self.step_functions = StepFunctions(ACCOUNT, REGION)
         self.aws = AwsEndpoint(self.step_functions, self._ports.aws)
         endpoint = self.aws.server.url
         self.telegram = Telegram(BOT_TOKEN, self._home / "files", read_json(self._home / "telegram.json"))
@@ -105,13 +74,14 @@ class EmbeddedStack:
         self._bedrock_server = Server(self.bedrock.app())
         self.deployment = self._deploy(endpoint)
         base = {
-            "AWS_REGION": Resolver.region,
-            "AWS_DEFAULT_REGION": Resolver.region,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
         }
         self.functions = FunctionHost(self.deployment.functions, base, str(self._home / "functions.log"))
+        self.functions.warm()
         self.aws.functions = self.functions
         self.aws.routes, self.aws.rules = self.deployment.routes, self.deployment.rules
         outputs = self.deployment.outputs
@@ -220,14 +190,3 @@ def redirect_logs(path: Path) -> None:
     handler = logging.FileHandler(path)
     handler.setFormatter(logger.registered_formatter)
     logger._logger.handlers[:] = [handler]
-
-
-def forget(home: Path) -> None:
-    """Remove all that is kept, except the lock that says who uses the folder."""
-    for path in home.glob("*") if home.is_dir() else []:
-        if path.name == "lock":
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

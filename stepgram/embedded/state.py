@@ -1,14 +1,15 @@
 """What the embedded stack keeps under `.stepgram/` between runs: table, bucket, chats, executions with histories.
 
-    table.json            the DynamoDB items          telegram.json  chats and updates
-    bucket/<key>          the S3 objects              model.json     the failures the demo model was asked for
-    executions/<name>     one document each           files/         documents sent into chats
+table.json            the DynamoDB items          telegram.json  chats and updates
+bucket/<key>          the S3 objects              model.json     the failures the demo model was asked for
+executions/<name>     one document each           files/         documents sent into chats
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -122,3 +123,14 @@ class Saver:
             self._changed.clear()
             if not self._stopped.wait(SAVE_SECONDS):
                 self._save()
+
+
+def forget(home: Path) -> None:
+    """Remove all that is kept, except the lock that says who uses the folder."""
+    for path in home.glob("*") if home.is_dir() else []:
+        if path.name == "lock":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

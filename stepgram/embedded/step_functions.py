@@ -104,9 +104,7 @@ class StepFunctions:
         """All STANDARD executions, oldest first."""
         found = [e for m in self._backend.state_machines for e in list(m.executions)]
         wanted = [e for e in found if e.sm_type == StateMachineType.STANDARD]
-        return sorted(
-            (e for e in wanted if machine_arn in (None, e.state_machine.arn)), key=lambda e: e.start_date
-        )
+        return sorted((e for e in wanted if machine_arn in (None, e.state_machine.arn)), key=lambda e: e.start_date)
 
     def _execution(self, arn: str) -> Any:
         for machine in self._backend.state_machines:

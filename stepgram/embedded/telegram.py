@@ -18,12 +18,11 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import aiogram.methods
 import requests
-from aiogram.methods.base import TelegramMethod
 from flask import Flask, Response, request, send_file
 from pydantic import ValidationError
 from telegramify_markdown import richify, utf16_len
@@ -113,10 +112,9 @@ class Telegram:
         return Response(json.dumps({"ok": True, "result": result}), mimetype="application/json")
 
     def _call(self, method: str) -> Any:
-        models = {name.lower(): model for name, model in vars(aiogram.methods).items() if isinstance(model, type)}
-        model = models.get(method.lower())
+        model = _methods().get(method.lower())
         handler = getattr(self, f"_{_snake(method)}", None)
-        if model is None or handler is None or not issubclass(model, TelegramMethod):
+        if model is None or handler is None:
             raise BotApiError(404, "Not Found: method not found")
         parameters = _parameters()
         try:
@@ -321,7 +319,8 @@ class Telegram:
         return update_id
 
     def resume(self) -> None:
-        """Deliver what an earlier run left undelivered."""
+        """Deliver what an earlier run left undelivered, and have the models at hand before the first answer."""
+        threading.Thread(target=_methods, daemon=True, name="models").start()
         with self._lock:
             for update_id, update in self.state["updates"].items():
                 if update["status"] is None:
@@ -405,6 +404,18 @@ class Telegram:
             chat = self.state["chats"].get(chat_id)
             messages = [] if chat is None else [m for m in chat["messages"] if m["message_id"] > after]
             return [{**_public(m), "page": m.get("_page")} for m in messages]
+
+
+@cache
+def _methods() -> dict[str, Any]:
+    """aiogram's model of every method, by its name in lower case (the Bot API ignores case).
+
+    The import takes seconds, so it happens in the background when the stack starts.
+    """
+    import aiogram.methods
+
+    models = vars(aiogram.methods).items()
+    return {name.lower(): model for name, model in models if hasattr(model, "__api_method__")}
 
 
 def _new_chat(chat_id: int, name: str) -> dict[str, Any]:

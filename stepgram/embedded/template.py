@@ -2,8 +2,8 @@
 
 moto's CloudFormation makes the table, the bucket and the log groups. What it cannot make is made from the same
 document: secrets and state machines by their APIs (machines made by CloudFormation land in another backend than the
-interpreter's), functions by `functions.py`, HTTP routes and event rules by `aws.py`. Left out, because nothing here
-could tell the difference: roles and policies, the TLS-only bucket policy (the stack speaks HTTP), alarms and their topic.
+interpreter's), functions by `functions.py`, HTTP routes and event rules by `aws.py`. Left out: roles and policies, the
+TLS-only bucket policy (the stack speaks HTTP), alarms and their topic. `tests/deploy` creates those elsewhere.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import boto3
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
+
+from stepgram.embedded.client import ACCOUNT, REGION
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -134,9 +136,7 @@ def deploy(
     )
 
 
-def _create_secret(
-    name: str, properties: dict[str, Any], resolve: Resolver, secrets: SecretsManagerClient
-) -> str:
+def _create_secret(name: str, properties: dict[str, Any], resolve: Resolver, secrets: SecretsManagerClient) -> str:
     generate = properties.get("GenerateSecretString")
     value = resolve(properties.get("SecretString"))
     if generate is not None:
@@ -166,7 +166,7 @@ def _translate(source: dict[str, Any], parameters: dict[str, str]) -> dict[str, 
         if resource["Type"] == "AWS::Serverless::StateMachine":
             properties.pop("DefinitionUri")
             properties["Definition"] = {"StartAt": "X", "States": {"X": {"Type": "Succeed"}}}
-    session = boto3.session.Session(region_name=Resolver.region)
+    session = boto3.session.Session(region_name=REGION)
     translator = Translator(MANAGED_POLICIES, Parser(), boto_session=session)
     document: dict[str, Any] = translator.translate(fragment, parameter_values=dict(parameters))
     return document
@@ -193,7 +193,7 @@ def _create_machine(
     definition = (folder / properties["DefinitionUri"]).read_text(encoding="utf-8")
     for name, value in properties["DefinitionSubstitutions"].items():
         definition = definition.replace(f"${{{name}}}", str(resolve(value)))
-    role = f"arn:aws:iam::{resolve.account}:role/{logical_id}"
+    role = f"arn:aws:iam::{ACCOUNT}:role/{logical_id}"
     step_functions.create_state_machine(
         name=str(resolve(properties["Name"])), definition=definition, roleArn=role, type=properties["Type"]
     )
@@ -201,9 +201,6 @@ def _create_machine(
 
 class Resolver:
     """CloudFormation's Ref, Fn::Sub and Fn::GetAtt, as far as the template uses them."""
-
-    account = "123456789012"
-    region = "us-east-1"
 
     def __init__(
         self, document: dict[str, Any], parameters: dict[str, str], names: dict[str, str], stack: str, endpoint: str
@@ -213,8 +210,8 @@ class Resolver:
         self.names = names
         self._endpoint = endpoint
         self._pseudo = {
-            "AWS::Region": self.region,
-            "AWS::AccountId": self.account,
+            "AWS::Region": REGION,
+            "AWS::AccountId": ACCOUNT,
             "AWS::Partition": "aws",
             "AWS::StackName": stack,
         }
@@ -253,15 +250,15 @@ class Resolver:
             return f"{self._attribute(base, 'Arn')}:live"
         if kind == "AWS::StepFunctions::StateMachine":
             machine = self(self._resources[base]["Properties"]["StateMachineName"])
-            return f"arn:aws:states:{self.region}:{self.account}:stateMachine:{machine}"
+            return f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{machine}"
         return self.names[base]
 
     def _attribute(self, logical_id: str, attribute: str) -> str:
         kind, name = self._resources[logical_id]["Type"], self.names[logical_id]
         arns = {
-            "AWS::Lambda::Function": f"arn:aws:lambda:{self.region}:{self.account}:function:{name}",
+            "AWS::Lambda::Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}",
             "AWS::S3::Bucket": f"arn:aws:s3:::{name}",
-            "AWS::DynamoDB::Table": f"arn:aws:dynamodb:{self.region}:{self.account}:table/{name}",
+            "AWS::DynamoDB::Table": f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{name}",
         }
         if attribute != "Arn":
             raise KeyError(f"{logical_id}.{attribute}")
