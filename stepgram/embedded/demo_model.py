@@ -24,6 +24,9 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
+"""What the CLI adds to tool results for the model alone."""
+
 MARKDOWN = """# Demo answer
 
 A **bold** word, an *italic* one, `code`, and a [link](https://example.com/?a=1&b=2).
@@ -106,7 +109,8 @@ def tool_result(messages: list[dict[str, Any]]) -> str | None:
     if not results:
         return None
     body = results[-1].get("content", "")
-    return body if isinstance(body, str) else "".join(part.get("text", "") for part in body)
+    text = body if isinstance(body, str) else "".join(part.get("text", "") for part in body)
+    return REMINDER.sub("", text).strip()
 
 
 def answer(messages: list[dict[str, Any]]) -> Answer | Failure:

@@ -1,0 +1,163 @@
+"""One embedded stack for the whole test session; every test talks in chats of its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functions.common.envelope import turn_id
+from stepgram.embedded.client import client
+from stepgram.embedded.functions import Answer, Invoker, failure
+from stepgram.embedded.stack import EmbeddedStack
+from stepgram.embedded.template import FunctionSpec
+from stepgram.executions import ExecutionDetail, detail
+
+TURN_SECONDS = 90.0
+_chats = itertools.count(500_001)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+    with EmbeddedStack(tmp_path_factory.mktemp("stepgram"), environment={}) as running:
+        yield running
+
+
+@pytest.fixture
+def chat() -> int:
+    """A private chat nobody else uses."""
+    return next(_chats)
+
+
+@pytest.fixture
+def group() -> int:
+    """A group nobody else uses."""
+    return -next(_chats)
+
+
+class Faults:
+    """Makes chosen invocations fail: by function, for one chat, so many times."""
+
+    def __init__(self) -> None:
+        self._planned: list[tuple[str, str, Callable[[], Answer], bool]] = []
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def fail(self, function: str, chat: int, error: str, times: int = 1, after: bool = False) -> None:
+        """The next `times` calls of `function` for `chat` raise `error`, before or `after` the work is done."""
+        plan = (function, f"{chat}:", lambda: failure(error, "injected by a test"), after)
+        self._planned.extend([plan] * times)
+
+    def around(self, spec: FunctionSpec, event: dict[str, Any], run: Invoker) -> Answer:
+        key = str(event.get("session_key", ""))
+        self.calls.append((spec.logical_id, event))
+        for plan in self._planned:
+            function, prefix, answer, after = plan
+            if function == spec.logical_id and key.startswith(prefix):
+                self._planned.remove(plan)
+                if after:
+                    run(spec, event)
+                return answer()
+        return run(spec, event)
+
+
+@pytest.fixture
+def faults(stack: EmbeddedStack) -> Iterator[Faults]:
+    planned = Faults()
+    stack.functions.around = planned.around
+    yield planned
+    stack.functions.around = None
+
+
+class Person:
+    """Somebody who writes to the bot and waits for what becomes of it."""
+
+    def __init__(self, stack: EmbeddedStack) -> None:
+        self.stack = stack
+        self.step_functions = client("stepfunctions", stack.addresses.aws)
+
+    def say(self, chat: int, text: str, thread: int = 0, language: str = "en") -> str:
+        """Write a message; returns the name its turn has."""
+        sent = self.stack.telegram.say(chat, text, thread, language=language)
+        return turn_id(chat, thread, sent["update_id"])
+
+    def ask(self, chat: int, text: str, thread: int = 0, language: str = "en") -> ExecutionDetail:
+        """Write a message and wait for the end of its turn."""
+        return self.wait(self.say(chat, text, thread, language))
+
+    def command(self, chat: int, text: str, language: str = "en") -> dict[str, Any]:
+        """Write a command and wait until the webhook has taken it; returns the webhook's answer."""
+        sent = self.stack.telegram.say(chat, text, language=language)
+        record = self.stack.telegram.state["updates"][str(sent["update_id"])]
+        until(lambda: record["status"] is not None)
+        answer: dict[str, Any] = json.loads(record["body"])
+        return answer
+
+    def arn(self, name: str) -> str:
+        machine = self.stack.deployment.outputs["TurnArn"]
+        return f"{machine.replace(':stateMachine:', ':execution:')}:{name}"
+
+    def status(self, name: str) -> str:
+        try:
+            return str(self.step_functions.describe_execution(executionArn=self.arn(name))["status"])
+        except self.step_functions.exceptions.ExecutionDoesNotExist:
+            return "NONE"
+
+    def wait(self, name: str) -> ExecutionDetail:
+        """Wait for the end of a turn."""
+        until(lambda: self.status(name) not in ("NONE", "RUNNING"))
+        return detail(self.step_functions, self.arn(name))
+
+    def wait_for_state(self, name: str, state: str) -> None:
+        """Wait until a turn is in a state."""
+
+        def there() -> bool:
+            if self.status(name) == "NONE":
+                return False
+            states = detail(self.step_functions, self.arn(name)).states
+            return bool(states) and states[-1].name == state and states[-1].status == "running"
+
+        until(there)
+
+    def redrive(self, name: str) -> ExecutionDetail:
+        self.step_functions.redrive_execution(executionArn=self.arn(name))
+        return self.wait(name)
+
+    def replies(self, chat: int) -> list[dict[str, Any]]:
+        """What the bot wrote into a chat, in order."""
+        found = self.stack.telegram.state["chats"].get(str(chat), {"messages": []})
+        return [m for m in found["messages"] if m["from"]["is_bot"]]
+
+    def texts(self, chat: int) -> list[str]:
+        """The bot's messages as text, rich ones as their Markdown."""
+        return [m["_page"]["markdown"] if "_page" in m else m.get("text", "") for m in self.replies(chat)]
+
+
+@pytest.fixture
+def person(stack: EmbeddedStack) -> Person:
+    return Person(stack)
+
+
+def until(condition: Callable[[], bool], seconds: float = TURN_SECONDS) -> None:
+    """Wait for a condition that another thread makes true; fail loudly when it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def call(stack: EmbeddedStack) -> Callable[[str, dict[str, Any]], Answer]:
+    """Invoke one function of the template directly, with its own environment."""
+
+    def invoke(logical_id: str, event: dict[str, Any]) -> Answer:
+        return stack.functions.invoke(f"stepgram-{logical_id}", json.dumps(event).encode())
+
+    return invoke
+
+
+ROOT = Path(__file__).resolve().parents[1]
