@@ -71,7 +71,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
 }
 
 
-def say(name: str, language: str, **values: object) -> str:
+def say(name: str, language: str, /, **values: object) -> str:
     """The text `name` in the user's language (an IETF tag such as `zh-hans`), with `values` filled in."""
     texts = CATALOGUE[name]
     return texts.get(language.split("-")[0].lower(), texts["en"]).format(**values)

@@ -32,7 +32,7 @@ class Outcome(BaseModel):
     outcome: str
 
 
-def tell(request: Request, text: str, **values: object) -> None:
+def tell(request: Request, text: str, /, **values: object) -> None:
     """Say a text of the catalogue in the chat, once for this update."""
     settings = IntakeSettings.load()
     envelope = request.envelope

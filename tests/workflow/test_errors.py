@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from stepgram.embedded.telegram import BotApiError
@@ -224,13 +222,17 @@ def test_an_execution_that_succeeded_cannot_be_redriven(person: Person, chat: in
         person.redrive(found.name)
 
 
-def test_an_update_that_is_stopped_in_the_agent_can_be_redriven(person: Person, chat: int) -> None:
-    name = person.say(chat, "!slow 2")
+def test_a_stopped_turn_lost_its_lock_and_gets_it_again_by_a_redrive(person: Person, chat: int) -> None:
+    """Stopped in RunAgent, it is restarted there, without the lock: Persist refuses, and the next redrive queues."""
+    name = person.say(chat, "!slow 1")
     person.wait_for_state(name, "RunAgent")
     person.step_functions.stop_execution(executionArn=person.arn(name))
     assert person.wait(name).status == "ABORTED"
 
+    refused = person.redrive(name)
     found = person.redrive(name)
 
-    assert found.status in ("SUCCEEDED", "FAILED")
-    assert json.dumps(found.output) != "null" or found.error == "LockLost"
+    assert refused.error == "LockLost"
+    assert found.status == "SUCCEEDED"
+    assert found.output["version"] == 1
+    assert len([t for t in person.texts(chat) if "and done." in t]) == 1

@@ -1,0 +1,85 @@
+"""The rules our definitions keep, beyond what cfn-lint knows. `make check` runs this file; the tests do too."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from samtranslator.yaml_helper import yaml_parse
+
+ROOT = Path(__file__).resolve().parents[1]
+PLATFORM = {
+    "Lambda.TooManyRequestsException",
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+    "Lambda.ClientExecutionTimeoutException",
+}
+
+
+def snake(name: str) -> str:
+    """`AcquireLock` -> `acquire_lock`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def problems(path: Path, template: dict[str, Any]) -> list[str]:
+    """What is wrong with one definition; an empty list when it keeps the rules."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    states = document["States"]
+    found = []
+    reached = {document["StartAt"]}
+    for state in states.values():
+        reached |= {state.get("Next"), state.get("Default")}
+        reached |= {rule["Next"] for rule in [*state.get("Catch", []), *state.get("Choices", [])]}
+    found += [f"{name}: no transition leads here" for name in states if name not in reached]
+    found += [f"{name}: there is no such state" for name in reached - {None} if name not in states]
+    for name, state in states.items():
+        if not state.get("Comment"):
+            found.append(f"{name}: no Comment")
+        if not re.fullmatch(r"[A-Z][A-Za-z]+", name):
+            found.append(f"{name}: not PascalCase")
+        if state["Type"] == "Task" and "lambda:invoke" in state["Resource"]:
+            found += _lambda_problems(name, state, template)
+        if state["Type"] == "Task" and "TimeoutSeconds" not in state:
+            found.append(f"{name}: no TimeoutSeconds")
+    used = set(re.findall(r"\$\{(\w+)\}", path.read_text(encoding="utf-8")))
+    given = next(
+        r["Properties"]["DefinitionSubstitutions"]
+        for r in template["Resources"].values()
+        if r.get("Properties", {}).get("DefinitionUri") == str(path.relative_to(ROOT))
+    )
+    found += [f"${{{name}}}: not substituted by the template" for name in used - set(given)]
+    found += [f"{name}: substituted by the template, not used" for name in set(given) - used]
+    return found
+
+
+def _lambda_problems(name: str, state: dict[str, Any], template: dict[str, Any]) -> list[str]:
+    found = []
+    retried = {error for rule in state.get("Retry", []) for error in rule["ErrorEquals"]}
+    if not retried >= PLATFORM:
+        found.append(f"{name}: platform errors are not retried: {sorted(PLATFORM - retried)}")
+    logical_id = state["Parameters"]["FunctionName"].strip("${}").removesuffix("Arn")
+    properties = template["Resources"][logical_id]["Properties"]
+    if "Handler" not in properties:
+        return found
+    module = properties["Handler"].rsplit(".", 1)[0]
+    if module.startswith("functions.turn.") and logical_id == f"{name}Function" and not module.endswith(snake(name)):
+        found.append(f"{name}: its code is in {module}, not in {snake(name)}")
+    if not (ROOT / (module.replace(".", "/") + ".py")).is_file():
+        found.append(f"{name}: {module} does not exist")
+    return found
+
+
+def main() -> int:
+    """Print every problem; exit status 1 when there is one."""
+    template = yaml_parse((ROOT / "template.yaml").read_text(encoding="utf-8"))
+    found = [f"{p.name}: {x}" for p in sorted((ROOT / "statemachine").glob("*.json")) for x in problems(p, template)]
+    sys.stdout.writelines(f"{line}\n" for line in found)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

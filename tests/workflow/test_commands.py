@@ -1,0 +1,196 @@
+"""The Intake: commands, refusals, and what the HTTP entry answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import requests
+
+from functions.common.texts import CATALOGUE
+from stepgram.embedded.stack import EmbeddedStack
+from tests.conftest import Person, until
+
+
+def post(person: Person, body: bytes | str, **headers: str) -> requests.Response:
+    webhook = person.stack.telegram.state["webhook"]
+    given = {"X-Telegram-Bot-Api-Secret-Token": webhook["secret_token"], **headers}
+    data = body if isinstance(body, bytes) else body.encode()
+    return requests.post(webhook["url"], data=data, headers=given, timeout=30)
+
+
+@pytest.mark.parametrize("secret", ["wrong", "", "é"])
+def test_a_wrong_secret_is_401(person: Person, secret: str) -> None:
+    headers = {"X-Telegram-Bot-Api-Secret-Token": secret.encode().decode("latin-1")}
+
+    assert post(person, '{"update_id": 1}', **headers).status_code == 401
+
+
+def test_a_missing_secret_is_401(person: Person) -> None:
+    url = person.stack.telegram.state["webhook"]["url"]
+
+    assert requests.post(url, json={"update_id": 1}, timeout=30).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ("not json", "Invalid JSON"),
+        ("", "Invalid JSON"),
+        ("[]", "body"),
+        ("{}", "update_id: Field required"),
+        ('{"update_id": "7"}', "update_id: Input should be a valid integer"),
+        ('{"update_id": 7, "message": {"text": "x"}}', "message.message_id: Field required"),
+        (b'{"update_id": 7, "message": "\xff"}', "message"),
+    ],
+)
+def test_what_is_no_update_is_400_and_names_the_field(person: Person, body: bytes | str, field: str) -> None:
+    answer = post(person, body)
+
+    assert answer.status_code == 400
+    assert field in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        {"update_id": 9},
+        {"update_id": 9, "poll_answer": {"poll_id": "1"}},
+        {"update_id": 9, "message": {"message_id": 1, "date": 1, "chat": {"id": 5, "type": "channel"}}},
+    ],
+)
+def test_an_update_that_needs_nothing_is_acknowledged(person: Person, update: dict[str, Any]) -> None:
+    answer = post(person, json.dumps(update))
+
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "ignored")
+
+
+@pytest.mark.parametrize(("language", "said"), [("en", "Write anything"), ("zh-hans", "发送任何内容"), ("fr", "Write")])
+def test_help_speaks_the_users_language(person: Person, chat: int, language: str, said: str) -> None:
+    answer = person.command(chat, "/help", language)
+
+    assert answer["outcome"] == "command help"
+    assert person.texts(chat)[0].startswith(said)
+
+
+def test_start_greets_by_name_and_whoami_tells_the_ids(person: Person, chat: int) -> None:
+    person.command(chat, "/start@stepgram_demo_bot")
+    person.command(chat, "/whoami")
+
+    assert person.texts(chat)[0].startswith("Hello You.")
+    assert person.texts(chat)[1] == f"User {chat}, chat {chat}, topic 0."
+
+
+def test_an_unknown_command_gets_help(person: Person, chat: int) -> None:
+    person.command(chat, "/nonsense")
+
+    assert person.texts(chat)[0] == "I do not know /nonsense."
+    assert person.texts(chat)[1].startswith("Write anything")
+
+
+def test_new_forgets_the_conversation(person: Person, chat: int) -> None:
+    person.ask(chat, "one")
+    person.command(chat, "/new")
+    found = person.ask(chat, "two")
+
+    assert "message 1 of this conversation" in person.texts(chat)[2]
+    assert found.output["version"] == 1
+
+
+def test_new_while_a_turn_runs_keeps_its_answer_but_not_its_snapshot(person: Person, chat: int) -> None:
+    name = person.say(chat, "!slow 2")
+    person.wait_for_state(name, "RunAgent")
+    person.command(chat, "/new")
+
+    found = person.wait(name)
+
+    assert found.status == "SUCCEEDED"
+    assert found.states[4].output["persisted"]["status"] == "superseded"
+    person.ask(chat, "after")
+    assert "message 1 of this conversation" in person.texts(chat)[-1]
+
+
+def test_stop_ends_the_turn_that_runs(person: Person, chat: int) -> None:
+    name = person.say(chat, "!slow 30")
+    person.wait_for_state(name, "RunAgent")
+
+    person.command(chat, "/stop")
+
+    found = person.wait(name)
+    assert (found.status, found.error) == ("ABORTED", "StoppedByUser")
+    assert person.texts(chat) == ["Stopped."]
+
+
+def test_stop_with_nothing_to_stop_says_so(person: Person, chat: int) -> None:
+    person.command(chat, "/stop")
+
+    assert person.texts(chat) == ["Nothing is running here."]
+
+
+def test_an_old_button_is_answered(person: Person, chat: int) -> None:
+    person.command(chat, "/help")
+    user = {"id": chat, "is_bot": False, "first_name": "You"}
+    message = {"message_id": 2, "date": 1, "chat": {"id": chat, "type": "private"}}
+    query = {"id": "q1", "from": user, "chat_instance": "x", "data": "old", "message": message}
+
+    update_id = person.stack.telegram.queue({"callback_query": query}, chat)
+
+    record = person.stack.telegram.state["updates"][str(update_id)]
+    until(lambda: record["status"] == 200)
+    method, parameters = person.stack.telegram.calls[-1]
+    assert method == "answerCallbackQuery"
+    assert parameters["text"] == CATALOGUE["button_gone"]["en"]
+
+
+def test_a_message_without_text_is_refused_with_a_reason(person: Person, chat: int) -> None:
+    person.command(chat, "/help")
+    user = {"id": chat, "is_bot": False, "first_name": "You", "language_code": "zh"}
+    photo = [{"file_id": "a", "file_unique_id": "a", "width": 1, "height": 1}]
+    message = {
+        "message_id": 3,
+        "date": 1,
+        "chat": {"id": chat, "type": "private"},
+        "from": user,
+        "photo": photo,
+        "caption": "look",
+    }
+
+    person.stack.telegram.queue({"message": message}, chat)
+
+    until(lambda: len(person.texts(chat)) == 2)
+    assert person.texts(chat)[1] == CATALOGUE["unsupported"]["zh"]
+
+
+@pytest.fixture
+def closed(stack: EmbeddedStack) -> Iterator[None]:
+    """The webhook with an empty allowlist."""
+    specs = stack.functions._specs
+    spec = specs["stepgram-WebhookFunction"]
+    specs[spec.name] = replace(spec, environment={**spec.environment, "ALLOWED_USERS": ""})
+    yield
+    specs[spec.name] = spec
+
+
+def test_without_an_allowlist_nobody_may_talk_to_the_bot(person: Person, chat: int, closed: None) -> None:
+    answer = person.command(chat, "hello")
+
+    assert answer["outcome"] == "refused not_allowed"
+    assert person.texts(chat) == [f"You may not use this bot. Its operator can allow you: user {chat}, chat {chat}."]
+
+
+@pytest.fixture
+def unconfigured(stack: EmbeddedStack) -> Iterator[None]:
+    """The webhook without its secret's id."""
+    specs = stack.functions._specs
+    spec = specs["stepgram-WebhookFunction"]
+    specs[spec.name] = replace(spec, environment={**spec.environment, "WEBHOOK_SECRET_ID": ""})
+    yield
+    specs[spec.name] = spec
+
+
+def test_a_webhook_without_its_secret_never_opens_the_door(person: Person, unconfigured: None) -> None:
+    for headers in ({}, {"X-Telegram-Bot-Api-Secret-Token": ""}):
+        assert post(person, '{"update_id": 1}', **headers).status_code == 500
