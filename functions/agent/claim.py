@@ -21,8 +21,8 @@ from functions.common.snapshots import ABSENT
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-RENEW_SECONDS = 10.0
-SILENT = timedelta(seconds=30)
+RENEW_SECONDS = 5.0
+SILENT = timedelta(seconds=15)
 """A claim not renewed for so long belongs to a run that died."""
 
 LOST = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")

@@ -1,0 +1,172 @@
+"""The template is valid, builds, and deploys: SAM's own command line against MiniStack, an AWS emulator.
+
+Only the agent's image is replaced by a zip, since images need Docker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import requests
+from samtranslator.yaml_helper import yaml_parse
+
+from stepgram.executions import list_executions
+from tests.conftest import ROOT
+
+HERE = Path(__file__).parent
+START_SECONDS = 60.0
+PRUNED = shutil.ignore_patterns("__pycache__")
+
+
+def tool(constraints: str, package: str, *command: str) -> list[str]:
+    """A command of a package in an environment of its own, with pinned versions."""
+    return [
+        *("uv", "tool", "run", "--no-config", "--constraints", str(HERE / constraints), "--from", package),
+        *command,
+    ]
+
+
+def sam(folder: Path, *arguments: str, **environment: str) -> str:
+    """Run SAM; returns what it printed. Fails with all of it."""
+    done = subprocess.run(
+        tool("constraints-sam.txt", "aws-sam-cli", "sam", *arguments),
+        cwd=folder,
+        env={**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "us-east-1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with a zip in place of the agent's image, built."""
+    folder = tmp_path_factory.mktemp("app")
+    for name in ("functions", "statemachine"):
+        shutil.copytree(ROOT / name, folder / name, ignore=PRUNED)
+    shutil.copy(ROOT / "samconfig.toml", folder)
+    template = yaml_parse((ROOT / "template.yaml").read_text())
+    agent = template["Resources"]["AgentFunction"]
+    agent["Metadata"] = {"BuildMethod": "makefile"}
+    del agent["Properties"]["PackageType"]
+    agent["Properties"] |= {
+        "Runtime": "python3.13",
+        "CodeUri": "functions/",
+        "Handler": "functions.agent.handler.handler",
+    }
+    (folder / "template.yaml").write_text(json.dumps(template))
+    sam(folder, "build")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """MiniStack on a free loopback port; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    log = tmp_path_factory.mktemp("ministack") / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            tool("constraints-ministack.txt", "ministack[full]", "ministack"),
+            env={**os.environ, "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        _wait(f"{address}/_ministack/health", process, log)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while True:
+        assert process.poll() is None and time.monotonic() < end, log.read_text()
+        try:
+            requests.get(url, timeout=2).raise_for_status()
+        except requests.RequestException:
+            time.sleep(0.2)
+        else:
+            return
+
+
+def test_sam_finds_nothing_wrong_with_the_template() -> None:
+    assert "is a valid SAM Template" in sam(ROOT, "validate", "--lint")
+
+
+def test_the_zip_of_the_small_functions_holds_what_they_import(built: Path) -> None:
+    package = built / ".aws-sam" / "build" / "WebhookFunction"
+
+    assert (package / "functions" / "webhook" / "handler.py").is_file()
+    assert (package / "telegramify_markdown").is_dir()
+    assert not (package / "functions" / "agent").exists()
+    assert not (package / "claude_agent_sdk").exists()
+
+
+def test_the_zip_is_for_lambdas_processor(built: Path) -> None:
+    package = built / ".aws-sam" / "build" / "WebhookFunction"
+    binaries = [path.name for path in package.rglob("*.so")]
+
+    assert binaries
+    assert all("aarch64" in name or "abi3" in name for name in binaries)
+
+
+@pytest.mark.timeout(300)
+def test_every_resource_is_created(built: Path, emulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"AWS_ENDPOINT_URL": emulator, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    for name, value in {**environment, "AWS_DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+    parameters = ("--parameter-overrides", "TelegramBotToken=1:x", "AllowedUsers=1", "AlarmEmail=a@example.com")
+
+    sam(built, "deploy", "--no-confirm-changeset", "--no-progressbar", *parameters, **environment)
+
+    session = boto3.session.Session(region_name="us-east-1")
+    cloudformation = session.client("cloudformation")
+    resources = cloudformation.describe_stack_resources(StackName="stepgram")["StackResources"]
+    outputs = cloudformation.describe_stacks(StackName="stepgram")["Stacks"][0]["Outputs"]
+    machine = next(o["OutputValue"] for o in outputs if o["OutputKey"] == "TurnArn")
+    assert {r["ResourceStatus"] for r in resources} == {"CREATE_COMPLETE"}
+    assert {r["ResourceType"] for r in resources} >= {
+        "AWS::ApiGatewayV2::Api",
+        "AWS::CloudWatch::Alarm",
+        "AWS::DynamoDB::Table",
+        "AWS::Events::Rule",
+        "AWS::IAM::Role",
+        "AWS::Lambda::Function",
+        "AWS::S3::Bucket",
+        "AWS::S3::BucketPolicy",
+        "AWS::SecretsManager::Secret",
+        "AWS::SNS::Topic",
+        "AWS::StepFunctions::StateMachine",
+    }
+    assert list_executions(session.client("stepfunctions"), machine, None, None, 5) == []
+
+
+def test_the_command_line_works_on_the_deployed_stack(built: Path, emulator: str) -> None:
+    environment = {
+        "AWS_ENDPOINT_URL": emulator,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    command = [sys.executable, "-m", "stepgram.cli", "executions", "--stack", "stepgram", "--json"]
+
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, check=True)
+
+    assert json.loads(done.stdout) == []

@@ -1,0 +1,225 @@
+"""The `stepgram` command as people run it: every call is a process of its own, with the real Agent SDK and CLI."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import until
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+STEPS = ["ResolveSession", "AcquireLock", "Hydrate", "RunAgent", "Persist", "Reply", "ReleaseLock", "TurnDone"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def stepgram(home: Path) -> Run:
+    """Run the command to its end, in a folder of its own."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "stepgram.cli", *arguments],
+            env={**os.environ, "STEPGRAM_HOME": str(home)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def free_port() -> int:
+    """A port that is free with the two after it, below the range the system gives out by itself."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        try:
+            for number in range(port, port + 3):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", number))
+        except OSError:
+            continue
+        return port
+
+
+class Local:
+    """A `stepgram local` that runs."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.console = f"http://127.0.0.1:{port + 1}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "stepgram.cli", "local", "--port", str(port)],
+            env={**os.environ, "STEPGRAM_HOME": str(home), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.greeting = [self._process.stdout.readline() for _ in range(3)]
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGINT)
+        return self._process.wait(30)
+
+    def say(self, chat: int, text: str) -> None:
+        requests.post(f"{self.url}/person/messages", json={"chat_id": chat, "text": text}, timeout=10).raise_for_status()
+
+    def texts(self, chat: int) -> list[str]:
+        found = requests.get(f"{self.url}/person/chats/{chat}/messages", timeout=10).json()
+        return [message.get("text", "") for message in found if message["from"]["is_bot"]]
+
+    def executions(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = requests.get(f"{self.console}/executions", timeout=10).json()
+        return found
+
+    def state(self, name: str) -> str | None:
+        """The state an execution is in."""
+        found = requests.get(f"{self.console}/executions/{name}", timeout=10)
+        return found.json()["states"][-1]["name"] if found.ok and found.json()["states"] else None
+
+
+@pytest.fixture
+def local(home: Path) -> Iterator[Callable[[], Local]]:
+    started: list[Local] = []
+
+    def start() -> Local:
+        started.append(Local(home, free_port()))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+def test_memory_survives_from_one_process_to_the_next(stepgram: Run) -> None:
+    first = stepgram("ask", "--fresh", "hello")
+    second = stepgram("ask", "--json", "again")
+    other = stepgram("ask", "--json", "--chat", "2002", "who am I")
+
+    assert (first.returncode, second.returncode, other.returncode) == (0, 0, 0)
+    assert [line.split()[1] for line in first.stdout.splitlines()[:8]] == STEPS
+    assert "You said: hello" in first.stdout
+    answer = json.loads(second.stdout)
+    assert set(answer) == {"execution", "status", "error", "states", "replies", "session_id", "version", "cost_usd"}
+    assert answer["replies"] == ["You said: again\n\nThis is message 2 of this conversation."]
+    assert (answer["status"], answer["error"], answer["version"]) == ("SUCCEEDED", None, 2)
+    assert [state["name"] for state in answer["states"]] == STEPS
+    assert "This is message 1" in json.loads(other.stdout)["replies"][0]
+
+
+def test_a_failed_turn_is_listed_shown_and_rerun_by_later_processes(stepgram: Run, home: Path) -> None:
+    failed = stepgram("ask", "--fresh", "!error 403 1")
+    listed = json.loads(stepgram("executions", "--status", "FAILED", "--json").stdout)
+    name = listed[0]["name"]
+    rerun = stepgram("rerun", name)
+    shown = json.loads(stepgram("show", name, "--json").stdout)
+
+    assert failed.returncode == 1
+    assert "RunAgent" in failed.stderr
+    assert "ModelAccessDenied" in failed.stderr
+    assert [(row["name"], row["status"], row["error"]) for row in listed] == [(name, "FAILED", "ModelAccessDenied")]
+    assert set(listed[0]) == {"name", "status", "chat", "started", "seconds", "error"}
+    assert rerun.returncode == 0
+    assert shown["status"] == "SUCCEEDED"
+    assert [attempt[-1]["name"] for attempt in shown["attempts"]] == ["TurnFailed", "TurnDone"]
+    messages = json.loads((home / "telegram.json").read_text())["chats"]["1001"]["messages"]
+    said = [message["text"] for message in messages if message["from"]["is_bot"]]
+    assert ["went wrong" in said[0], "answered" in said[1], len(said)] == [True, True, 2]
+
+
+def test_wrong_usage_is_exit_status_2_and_unknown_names_are_1(stepgram: Run) -> None:
+    assert stepgram("ask").returncode == 2
+    assert stepgram("rerun").returncode == 2
+    assert stepgram("rerun", "--failed", "--since", "yesterday").returncode == 2
+    unknown = stepgram("show", "c1-t0-u999")
+    assert unknown.returncode == 1
+    assert unknown.stderr.count("\n") == 1
+    assert "Does Not Exist" in unknown.stderr
+
+
+def test_local_serves_both_pages_and_other_commands_go_through_it(local: Callable[[], Local], stepgram: Run) -> None:
+    running = local()
+    running.say(7, "from the page")
+    until(lambda: running.texts(7) != [])
+
+    asked = stepgram("ask", "--json", "--chat", "7", "from the terminal")
+    listed = running.executions()
+    shown = requests.get(f"{running.console}/executions/{listed[0]['name']}", timeout=10).json()
+
+    assert running.url in running.greeting[0]
+    assert running.console in running.greeting[1]
+    assert "<title>Stepgram chat</title>" in requests.get(running.url, timeout=10).text
+    assert "Stepgram" in requests.get(running.console, timeout=10).text
+    assert "This is message 2" in json.loads(asked.stdout)["replies"][0]
+    assert [row["status"] for row in listed] == ["SUCCEEDED", "SUCCEEDED"]
+    assert shown["graph"].startswith("<svg")
+    assert 'data-state="RunAgent"' in shown["graph"]
+
+
+def test_a_second_local_says_who_is_in_the_way(local: Callable[[], Local], stepgram: Run) -> None:
+    running = local()
+
+    second = stepgram("local", "--port", str(free_port()))
+    fresh = stepgram("ask", "--fresh", "hello")
+
+    assert (second.returncode, fresh.returncode) == (1, 1)
+    assert "in use by another" in second.stderr
+    assert "stop it first" in fresh.stderr
+    assert running.stop() == 0
+
+
+def test_a_busy_port_is_reported_with_the_way_out(stepgram: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        done = stepgram("local", "--port", str(port))
+
+    assert done.returncode == 1
+    assert f"port {port} is busy" in done.stderr
+    assert f"--port {port + 10}" in done.stderr
+
+
+def test_a_turn_that_runs_when_the_stack_stops_goes_on_when_it_starts(local: Callable[[], Local]) -> None:
+    running = local()
+    running.say(8, "!slow 6")
+    until(lambda: running.state("c8-t0-u1") == "RunAgent")
+    running.say(8, "waits for the lock")
+    until(lambda: running.state("c8-t0-u2") == "AcquireLock")
+
+    status = running.stop()
+    again = local()
+
+    assert status == 0
+    until(lambda: len(again.texts(8)) == 2)
+    assert "done." in again.texts(8)[0]
+    assert "This is message 2" in again.texts(8)[1]
+    assert {row["status"] for row in again.executions()} == {"SUCCEEDED"}
+
+
+def test_two_commands_at_once_wait_for_each_other(home: Path, stepgram: Run) -> None:
+    command = [sys.executable, "-m", "stepgram.cli", "ask", "--json", "hello"]
+    environment = {**os.environ, "STEPGRAM_HOME": str(home)}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    second = stepgram("ask", "--json", "hello")
+    output, _ = first.communicate(timeout=90)
+
+    replies = sorted(json.loads(text)["replies"][0] for text in (output, second.stdout))
+    assert ["message 1" in replies[0], "message 2" in replies[1]] == [True, True]
