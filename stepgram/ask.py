@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import requests
@@ -81,7 +82,7 @@ def _follow(stack: Stack, name: str, progress: Progress) -> Answer:
     shown = 0
     while True:
         status = step_functions.describe_execution(executionArn=arn)["status"]
-        states = [s for attempt in attempts_of(history(step_functions, arn), _now()) for s in attempt]
+        states = [s for attempt in attempts_of(history(step_functions, arn), datetime.now(UTC)) for s in attempt]
         done = [s for s in states if s.status != "running"]
         for state in done[shown:]:
             progress(state)
@@ -104,12 +105,6 @@ def _follow(stack: Stack, name: str, progress: Progress) -> Answer:
         failed_state=failed.name if failed else None,
         cause=found.cause,
     )
-
-
-def _now() -> Any:
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC)
 
 
 def _replies(telegram: str, chat: int, message_id: int) -> list[str]:

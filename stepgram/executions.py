@@ -128,6 +128,9 @@ def detail(step_functions: SFNClient, arn: str) -> ExecutionDetail:
     described = step_functions.describe_execution(executionArn=arn)
     attempts = attempts_of(history(step_functions, arn), datetime.now(described["startDate"].tzinfo))
     status = str(described["status"])
+    failed = failed_state(attempts[-1]) if status in ("FAILED", "ABORTED", "TIMED_OUT") else None
+    if failed is not None and failed.status == "caught":
+        failed.status = "failed"
     return ExecutionDetail(
         execution=arn,
         name=described["name"],
@@ -138,7 +141,7 @@ def detail(step_functions: SFNClient, arn: str) -> ExecutionDetail:
         output=_json(described.get("output")),
         error=described.get("error"),
         cause=readable_cause(described.get("cause") or "") or None,
-        failed_state=failed_state(attempts[-1]) if status in ("FAILED", "ABORTED", "TIMED_OUT") else None,
+        failed_state=failed,
     )
 
 

@@ -103,7 +103,6 @@ class Bedrock:
     def __init__(self, failures: dict[str, list[str]] | None = None) -> None:
         self.failures = failures if failures is not None else {}
         self.requests: list[dict[str, Any]] = []
-        self.seen = threading.Event()
         self._lock = threading.Lock()
 
     def app(self) -> Flask:
@@ -117,12 +116,18 @@ class Bedrock:
     def _profiles(self) -> dict[str, Any]:
         return {"inferenceProfileSummaries": []}
 
-    def _answer(self, model: str) -> demo_model.Answer | Response:
-        body = json.loads(request.get_data())
+    def _record(self, model: str) -> dict[str, Any]:
+        """Note a request; `time` and `ended` in seconds since 1970."""
         turn, run = request.headers.get("X-Stepgram-Turn", ""), request.headers.get("X-Stepgram-Run", "")
+        body = json.loads(request.get_data())
+        record = {"time": time.time(), "ended": None, "model": model, "turn": turn, "run": run, "body": body}
         with self._lock:
-            self.requests.append({"time": time.time(), "model": model, "turn": turn, "run": run, "body": body})
+            self.requests.append(record)
             del self.requests[:-200]
+        return record
+
+    def _answer(self, record: dict[str, Any]) -> demo_model.Answer | Response:
+        body, turn, run = record["body"], record["turn"], record["run"]
         answer = demo_model.answer(body["messages"])
         if isinstance(answer, demo_model.Answer):
             return answer
@@ -138,7 +143,7 @@ class Bedrock:
         return response
 
     def _invoke(self, model: str) -> Any:
-        answer = self._answer(model)
+        answer = self._answer(self._record(model))
         if isinstance(answer, Response):
             return answer
         time.sleep(answer.seconds)
@@ -155,7 +160,8 @@ class Bedrock:
         }
 
     def _stream(self, model: str) -> Response:
-        answer = self._answer(model)
+        record = self._record(model)
+        answer = self._answer(record)
         if isinstance(answer, Response):
             return answer
         input_tokens = tokens(request.get_data(as_text=True))
@@ -166,5 +172,6 @@ class Bedrock:
                 yield chunk(event)
                 if answer.seconds:
                     time.sleep(answer.seconds / len(stream))
+            record["ended"] = time.time()
 
         return Response(body(), content_type="application/vnd.amazon.eventstream")

@@ -142,6 +142,10 @@ class FunctionHost:
             if spec.is_image:
                 self._workers.warm(self._environment(spec))
 
+    def cool_down(self) -> None:
+        """End the agent's idle processes, as Lambda does with containers nobody calls."""
+        self._workers.cool_down()
+
     def _environment(self, spec: FunctionSpec) -> dict[str, str]:
         return {**self._base, "AWS_LAMBDA_FUNCTION_NAME": spec.name, **spec.environment}
 
@@ -197,6 +201,13 @@ class WorkerPool:
         """Start a process ahead of the first invocation."""
         with self._lock:
             self._idle.append(Worker(environment, self._log))
+
+    def cool_down(self) -> None:
+        """End the processes that wait for an invocation."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.stop()
 
     def stop(self) -> None:
         """End all processes and what they started."""

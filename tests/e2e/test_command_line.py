@@ -77,7 +77,9 @@ class Local:
         return self._process.wait(30)
 
     def say(self, chat: int, text: str) -> None:
-        requests.post(f"{self.url}/person/messages", json={"chat_id": chat, "text": text}, timeout=10).raise_for_status()
+        requests.post(
+            f"{self.url}/person/messages", json={"chat_id": chat, "text": text}, timeout=10
+        ).raise_for_status()
 
     def texts(self, chat: int) -> list[str]:
         found = requests.get(f"{self.url}/person/chats/{chat}/messages", timeout=10).json()

@@ -1,0 +1,44 @@
+"""`make bench`, or `python -m tests.bench [--runs N] [NAME ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from stepgram.embedded.stack import EmbeddedStack
+from tests.bench import turn, webhook
+from tests.bench.figures import show
+
+NAMES = ("imports", "answers", "turn", "agent", "cold")
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--runs", type=int, default=20)
+    given = parser.parse_args()
+    names = given.names or NAMES
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, {given.runs} runs each\n")
+    if "imports" in names:
+        show("Webhook: imports", webhook.imports(given.runs))
+    measured = {
+        "answers": ("Webhook: answers", webhook.answers),
+        "turn": ("Turn: orchestration", turn.orchestration),
+        "agent": ("Agent: overhead around the model", turn.agent),
+        "cold": ("Agent: cold process", turn.cold),
+    }
+    wanted = [measured[name] for name in measured if name in names]
+    if wanted:
+        with tempfile.TemporaryDirectory() as home, EmbeddedStack(Path(home), environment={}) as stack:
+            for title, measure in wanted:
+                show(title, measure(stack, given.runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""One turn: what the orchestration adds to the agent, and what the agent adds to the model."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from datetime import datetime
+
+from stepgram.embedded.stack import EmbeddedStack
+from stepgram.executions import ExecutionDetail
+from tests.bench.figures import Figure
+from tests.conftest import Person
+
+FIRST_CHAT = 720_000
+COLD_CHAT = 730_000
+
+
+def ask(stack: EmbeddedStack, chat: int) -> ExecutionDetail:
+    """One turn, begun when nothing else runs."""
+    return Person(stack).ask(chat, "hello")
+
+
+def orchestration(stack: EmbeddedStack, runs: int) -> list[Figure]:
+    """The whole turn, the agent's own seconds, the difference, and each state's part of it."""
+    ask(stack, FIRST_CHAT)
+    turns = [ask(stack, FIRST_CHAT + 1 + number) for number in range(runs)]
+    whole, agent = [], []
+    states: dict[str, list[float]] = {}
+    for turn in turns:
+        last = turn.states[-1]
+        whole.append((_ends(last.entered, last.seconds) - turn.states[0].entered.timestamp()) * 1000)
+        agent.append(turn.output["agent_seconds"] * 1000)
+        for state in turn.states:
+            own = state.seconds * 1000 - (agent[-1] if state.name == "RunAgent" else 0)
+            states.setdefault(state.name, []).append(own)
+    overhead = tuple(w - a for w, a in zip(whole, agent, strict=True))
+    total = sum(statistics.median(samples) for samples in states.values())
+    parts = [
+        Figure(f"  {name}{' without the agent' if name == 'RunAgent' else ''}, {share:.0%} of it", "ms", tuple(samples))
+        for name, samples in states.items()
+        for share in [statistics.median(samples) / total]
+    ]
+    return [
+        Figure("whole turn", "ms", tuple(whole)),
+        Figure("the agent itself", "ms", tuple(agent)),
+        Figure("orchestration (the difference)", "ms", overhead),
+        *parts,
+    ]
+
+
+def agent(stack: EmbeddedStack, runs: int) -> list[Figure]:
+    """From the state's start to the first model request, and from the stream's end to the state's end."""
+    before, after = _around_the_model(stack, FIRST_CHAT + 1000, runs, cold=False)
+    return [
+        Figure("warm process: start to first model request", "ms", before),
+        Figure("warm process: end of stream to return", "ms", after),
+    ]
+
+
+def cold(stack: EmbeddedStack, runs: int) -> list[Figure]:
+    """The same in a process that did not exist before: Python, its imports and the CLI all start."""
+    before, after = _around_the_model(stack, COLD_CHAT, runs, cold=True)
+    return [
+        Figure("cold process: start to first model request", "ms", before),
+        Figure("cold process: end of stream to return", "ms", after),
+    ]
+
+
+def _around_the_model(
+    stack: EmbeddedStack, first_chat: int, runs: int, cold: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    before, after = [], []
+    for number in range(runs):
+        if cold:
+            stack.functions.cool_down()
+        turn = ask(stack, first_chat + number)
+        state = next(s for s in turn.states if s.name == "RunAgent")
+        record = next(r for r in stack.bedrock.requests if r["turn"] == turn.name)
+        before.append((record["time"] - state.entered.timestamp()) * 1000)
+        after.append((_ends(state.entered, state.seconds) - record["ended"]) * 1000)
+        time.sleep(0.2)  # the background save of the stack is not part of the next sample
+    return tuple(before), tuple(after)
+
+
+def _ends(entered: datetime, seconds: float) -> float:
+    return entered.timestamp() + seconds
