@@ -14,8 +14,9 @@ from typing import Any
 from functions.common.snapshots import Manifest, Segment, Snapshots, session_prefix
 
 Entry = dict[str, Any]
-FileKey = tuple[str, str]
-"""(session id, subpath): the subpath is empty for the main transcript, `subagents/agent-<id>` for a subagent's."""
+FileKey = tuple[str, str, str]
+"""(project key, session id, subpath): the subpath is empty for the main transcript, `subagents/agent-<id>` for a
+subagent's. The project key comes from the workspace's path, which is the same in every container."""
 
 
 class SnapshotStore:
@@ -50,7 +51,8 @@ class SnapshotStore:
         """The subpaths of a session's subagents."""
         session_id = key["session_id"]
         stored = [segment.subpath for segment in self._segments() if session_id == self._session_id]
-        appended = [subpath for owner, subpath in self._appended if owner == session_id]
+        here = (key["project_key"], session_id)
+        appended = [subpath for project, owner, subpath in self._appended if (project, owner) == here]
         return sorted({subpath for subpath in (*stored, *appended) if subpath})
 
     def stage(self, turn_id: str, run_id: str, parent: str | None, cost_usd: float) -> str:
@@ -58,7 +60,7 @@ class SnapshotStore:
         version = (self._base.version if self._base else 0) + 1
         prefix = session_prefix(self._session_id)
         segments = list(self._segments())
-        for (session_id, subpath), entries in self._appended.items():
+        for (_, session_id, subpath), entries in self._appended.items():
             if session_id != self._session_id:
                 continue
             body = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
@@ -85,7 +87,7 @@ class SnapshotStore:
 
     def _from_base(self, file: FileKey) -> list[Entry]:
         if file not in self._loaded:
-            session_id, subpath = file
+            _, session_id, subpath = file
             own = session_id == self._session_id
             keys = [segment.key for segment in self._segments() if own and segment.subpath == subpath]
             bodies = self._snapshots.get_all(keys)
@@ -100,4 +102,4 @@ class SnapshotStore:
 
 
 def _file(key: Any) -> FileKey:
-    return str(key["session_id"]), str(key.get("subpath") or "")
+    return str(key["project_key"]), str(key["session_id"]), str(key.get("subpath") or "")

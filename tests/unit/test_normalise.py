@@ -1,0 +1,152 @@
+"""From an update to an envelope."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from functions.common.envelope import NAME_LIMIT, Envelope
+from functions.turn.release_ended_turn import session_key
+from functions.webhook.normalise import normalise
+from functions.webhook.update import MAX_ID, Update
+
+USER = {"id": 5, "is_bot": False, "first_name": "Ada", "language_code": "zh-hans"}
+ALL = ("*",)
+
+
+def message(text: str | None = "hello", **more: Any) -> dict[str, Any]:
+    chat = {"id": 5, "type": "private"}
+    command = re.match(r"/\w+(@\w+)?", text or "")
+    entities = [{"type": "bot_command", "offset": 0, "length": command.end()}] if command else []
+    content = {"text": text, "entities": entities} if text is not None else {}
+    return {"message_id": 7, "date": 100, "chat": chat, "from": USER, **content, **more}
+
+
+def envelope(update: dict[str, Any], users: tuple[str, ...] = ALL, chats: tuple[str, ...] = ()) -> Envelope:
+    return normalise(Update.model_validate_json(json.dumps({"update_id": 9, **update})), users, chats, 25)
+
+
+def test_a_message_becomes_an_envelope() -> None:
+    found = envelope({"message": message()})
+
+    assert (found.turn_id, found.session_key, found.route) == ("c5-t0-u9", "5:0", "message")
+    assert found.message is not None and found.user is not None
+    assert (found.message.id, found.message.update_id, found.message.text) == (7, 9, "hello")
+    assert (found.user.id, found.user.name, found.user.language) == (5, "Ada", "zh-hans")
+    assert found.ttl == 100 + 25 * 86_400
+
+
+def test_a_topic_has_a_session_of_its_own_and_a_reply_chain_has_not() -> None:
+    topic = message(message_thread_id=44, is_topic_message=True, chat={"id": -100, "type": "supergroup"})
+    chain = message(message_thread_id=44, chat={"id": -100, "type": "supergroup"})
+
+    assert envelope({"message": topic}).session_key == "-100:44"
+    assert envelope({"message": topic}).turn_id == "c-100-t44-u9"
+    assert envelope({"message": chain}).session_key == "-100:0"
+
+
+@pytest.mark.parametrize(
+    ("text", "route", "name", "argument"),
+    [
+        ("/help", "command", "help", ""),
+        ("/New@stepgram_bot", "command", "new", ""),
+        ("/newchat with a title", "command", "newchat", "with a title"),
+        ("/stop", "stop", "stop", ""),
+    ],
+)
+def test_commands(text: str, route: str, name: str, argument: str) -> None:
+    found = envelope({"message": message(text)})
+
+    assert found.command is not None
+    assert (found.route, found.command.name, found.command.argument) == (route, name, argument)
+
+
+def test_a_slash_that_telegram_does_not_mark_is_text() -> None:
+    assert envelope({"message": message("/", entities=[])}).route == "message"
+
+
+@pytest.mark.parametrize(
+    ("users", "chats", "route"),
+    [
+        ((), (), "refused"),
+        (("6",), (), "refused"),
+        (("5",), (), "message"),
+        ((), ("5",), "message"),
+        (("*",), (), "message"),
+    ],
+)
+def test_the_allowlist_is_closed_by_default(users: tuple[str, ...], chats: tuple[str, ...], route: str) -> None:
+    found = envelope({"message": message()}, users, chats)
+
+    assert found.route == route
+    assert found.reason == ("not_allowed" if route == "refused" else None)
+
+
+def test_strangers_cannot_run_commands_press_buttons_or_send_files() -> None:
+    button = {"id": "q", "from": USER, "data": "x", "message": message()}
+
+    assert envelope({"message": message("/new")}, ()).route == "refused"
+    assert envelope({"callback_query": button}, ()).route == "ignored"
+    assert envelope({"message": message(None, document={"file_id": "x"})}, ()).reason == "not_allowed"
+
+
+def test_a_file_is_refused_as_unsupported_and_a_service_message_is_ignored() -> None:
+    assert envelope({"message": message(None, voice={"file_id": "x"})}).reason == "unsupported"
+    assert envelope({"message": message(None, new_chat_title="x")}).route == "ignored"
+    assert envelope({"message": {k: v for k, v in message().items() if k != "from"}}).route == "ignored"
+
+
+def test_other_bots_are_ignored() -> None:
+    assert envelope({"message": message(**{"from": {**USER, "is_bot": True}})}).route == "ignored"
+
+
+def test_buttons_and_the_stop_button() -> None:
+    button = envelope({"callback_query": {"id": "q", "from": USER, "data": "retry", "message": message()}})
+    stop = envelope({"stopped_message_generation": {"chat": {"id": 5, "type": "private"}, "draft_id": 1}})
+
+    assert (button.route, button.button.data if button.button else "") == ("button", "retry")
+    assert (stop.route, stop.session_key) == ("stop", "5:0")
+
+
+@given(
+    chat=st.integers(-MAX_ID + 1, MAX_ID - 1),
+    thread=st.integers(1, 2**31 - 1),
+    update=st.integers(0, MAX_ID - 1),
+)
+def test_every_turns_name_is_legal_unique_and_tells_its_conversation(chat: int, thread: int, update: int) -> None:
+    given = message(chat={"id": chat, "type": "supergroup"}, message_thread_id=thread, is_topic_message=True)
+    found = normalise(Update.model_validate_json(json.dumps({"update_id": update, "message": given})), ALL, (), 25)
+
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", found.turn_id)
+    assert len(found.turn_id) <= NAME_LIMIT
+    assert found.turn_id == f"c{chat}-t{thread}-u{update}"
+    assert session_key(found.turn_id) == found.session_key == f"{chat}:{thread}"
+
+
+@given(text=st.text(min_size=1, max_size=200))
+def test_any_text_passes_unchanged(text: str) -> None:
+    found = envelope({"message": message(text, entities=[])})
+
+    assert found.message is not None
+    assert found.message.text == text
+    assert Envelope.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize("field", ["update_id", "message.chat.id", "message.from.id", "message.message_id"])
+def test_a_bad_field_is_named(field: str) -> None:
+    update: dict[str, Any] = {"update_id": 9, "message": message()}
+    *path, last = field.split(".")
+    place = update
+    for name in path:
+        place = place[name]
+    place[last] = "not a number"
+
+    with pytest.raises(ValidationError) as error:
+        Update.model_validate_json(json.dumps(update))
+    assert ".".join(map(str, error.value.errors()[0]["loc"])) == field

@@ -1,0 +1,231 @@
+"""Each function of the Turn by itself, with its own environment, on moto."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from functions.common.lock import Claim, Lock
+from functions.common.lock_table import LockTable
+from functions.common.sessions import SessionTable
+from functions.common.snapshots import Manifest, RunResult, RunSummary, Segment, Snapshots
+from stepgram.embedded.client import client
+from stepgram.embedded.functions import Answer
+from stepgram.embedded.stack import EmbeddedStack
+from tests.conftest import Person
+
+Call = Callable[[str, dict[str, Any]], Answer]
+SESSION = "11111111-1111-4111-8111-111111111111"
+
+
+class Turn:
+    """One turn of one chat, step by step."""
+
+    def __init__(self, stack: EmbeddedStack, call: Call, chat: int) -> None:
+        outputs = stack.deployment.outputs
+        self.chat, self.key, self.id = chat, f"{chat}:0", f"c{chat}-t0-u1"
+        self.stack, self._call = stack, call
+        endpoint = stack.addresses.aws
+        self.table = SessionTable(outputs["SessionTable"], client("dynamodb", endpoint))
+        self.snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
+
+    def step(self, function: str, **payload: Any) -> dict[str, Any]:
+        answer = self.failing(function, **payload)
+        assert "errorType" not in answer, answer
+        return answer
+
+    def failing(self, function: str, **payload: Any) -> dict[str, Any]:
+        event = {"turn_id": self.id, "session_key": self.key, "state": "Test", **payload}
+        document: dict[str, Any] = json.loads(self._call(f"{function}Function", event).payload)
+        return document
+
+    def own(self) -> int:
+        """Own the lock, as after a hand-over; returns the fence."""
+        endpoint = self.stack.addresses.aws
+        table = self.stack.deployment.outputs["SessionTable"]
+        locks = LockTable(table, client("dynamodb", endpoint), client("stepfunctions", endpoint))
+        owner = Claim(turn_id=self.id, order=(1, 1), token="t", execution_arn="arn")
+        assert locks._write(self.key, Lock(owner=owner, fence=7), 0)
+        return 7
+
+    def run(self, text: str) -> str:
+        """Leave a result as RunAgent does; returns its key."""
+        summary = RunSummary(
+            status="done", result=f"sessions/{SESSION}/turns/{self.id}/result.json", manifest="m", preview=text[:9],
+            characters=len(text), cost_usd=0, session_cost_usd=0, input_tokens=0, output_tokens=0, model_turns=1,
+            model="m", seconds=1,
+        )  # fmt: skip
+        self.snapshots.write(summary.result, RunResult(base_version=0, summary=summary, text=text))
+        return summary.result
+
+    def reply(self, result: str, **more: Any) -> dict[str, Any]:
+        chat = {"id": self.chat, "thread_id": 0, "type": "private"}
+        return self.step("Reply", chat=chat, message_id=1, language="en", result=result, **more)
+
+    def persist(self, fence: int, version: int = 0, run: str = "r") -> dict[str, Any]:
+        return self.failing(
+            "Persist",
+            execution_arn="arn",
+            fence=fence,
+            session={"session_id": self.table.pointer(self.key).session_id, "version": version, "manifest": None},  # type: ignore[union-attr]
+            manifest=f"sessions/x/manifests/1-{run}.json",
+            session_cost_usd=0.25,
+        )
+
+
+@pytest.fixture
+def turn(stack: EmbeddedStack, call: Call, chat: int) -> Turn:
+    return Turn(stack, call, chat)
+
+
+def test_hydrate_starts_a_session_where_there_is_none(turn: Turn) -> None:
+    found = turn.step("Hydrate")
+
+    assert (found["version"], found["manifest"], found["committed"], found["notice"]) == (0, None, False, None)
+    assert turn.table.pointer(turn.key).session_id == found["session_id"]  # type: ignore[union-attr]
+    assert turn.step("Hydrate")["session_id"] == found["session_id"]
+
+
+def test_hydrate_names_the_committed_snapshot(turn: Turn) -> None:
+    first = turn.step("Hydrate")
+    key = f"sessions/{first['session_id']}/manifests/1-r.json"
+    segment = Segment(key=f"sessions/{first['session_id']}/transcript/1-r/main.jsonl", size=2)
+    turn.snapshots.put(segment.key, b"{}")
+    manifest = Manifest(session_id=first["session_id"], version=1, turn_id=turn.id, segments=(segment,))
+    turn.snapshots.write(key, manifest)
+    turn.table._update(turn.key, "session", "SET #v = :v, manifest = :m", {"#v": "version"}, {":v": 1, ":m": key})
+
+    found = turn.step("Hydrate")
+
+    assert (found["version"], found["manifest"], found["segments"]) == (1, key, 1)
+
+
+def test_persist_commits_once_and_only_under_its_own_fence(turn: Turn) -> None:
+    turn.step("Hydrate")
+    fence = turn.own()
+
+    stale = turn.persist(fence - 1)
+    first = turn.persist(fence)
+    again = turn.persist(fence, run="another")
+
+    assert (stale["errorType"], "does not own" in stale["errorMessage"]) == ("LockLost", True)
+    assert first == again == {"status": "committed", "version": 1}
+    pointer = turn.table.pointer(turn.key)
+    assert pointer is not None
+    assert (pointer.version, pointer.manifest, pointer.turns) == (1, "sessions/x/manifests/1-r.json", 1)
+
+
+def test_persist_of_a_session_that_was_reset_writes_nothing(turn: Turn) -> None:
+    turn.step("Hydrate")
+    fence = turn.own()
+    before = turn.table.pointer(turn.key)
+    assert before is not None
+
+    found = turn.persist(fence, version=3)
+
+    assert found == {"status": "superseded", "version": 3}
+    assert turn.table.pointer(turn.key) == before
+
+
+def test_reply_twice_is_one_message(turn: Turn, person: Person) -> None:
+    turn.stack.telegram.say(turn.chat, "/help")
+    result = turn.run("the answer")
+
+    first, again = turn.reply(result), turn.reply(result)
+
+    assert first == again
+    assert person.texts(turn.chat).count("the answer") == 1
+
+
+def test_reply_goes_on_at_the_first_part_that_is_missing(turn: Turn, person: Person) -> None:
+    turn.stack.telegram.say(turn.chat, "/help")
+    result = turn.run("the answer")
+    turn.table.delivered(turn.key, turn.id, "notice.0", 77)
+
+    found = turn.reply(result, notice="session_lost")
+
+    assert found["message_ids"][0] == 77
+    assert len(found["message_ids"]) == 2
+    assert "expired" not in " ".join(person.texts(turn.chat))
+
+
+def test_an_empty_answer_says_so(turn: Turn, person: Person) -> None:
+    turn.stack.telegram.say(turn.chat, "/help")
+
+    turn.reply(turn.run(" \n"))
+
+    assert "The agent finished without a text." in person.texts(turn.chat)
+
+
+def test_a_reply_without_its_result_names_the_object(turn: Turn) -> None:
+    chat = {"id": turn.chat, "thread_id": 0, "type": "private"}
+
+    found = turn.failing("Reply", chat=chat, message_id=1, language="en", result="sessions/x/gone.json")
+
+    assert found["errorType"] == "SnapshotMissing"
+    assert "sessions/x/gone.json" in found["errorMessage"]
+
+
+def test_a_failure_is_reported_once_in_the_users_language(turn: Turn, person: Person) -> None:
+    turn.stack.telegram.say(turn.chat, "/help")
+    payload = {
+        "chat": {"id": turn.chat, "thread_id": 0, "type": "private"},
+        "message_id": 1,
+        "language": "zh-hans",
+        "error": {"Error": "ModelRejected", "Cause": json.dumps({"errorMessage": "no", "errorType": "ModelRejected"})},
+        "execution": {"Id": "arn"},
+    }
+
+    first, again = turn.step("ReportFailure", **payload), turn.step("ReportFailure", **payload)
+
+    assert first == again
+    assert (first["error"], first["cause"], first["redrive_count"]) == ("ModelRejected", "no", 0)
+    assert len([t for t in person.texts(turn.chat) if "出错了" in t]) == 1
+
+
+@pytest.mark.parametrize("name", ["ModelRejected", "TelegramRateLimited", "States.Timeout", "KeyError"])
+def test_turn_failed_raises_the_original_error(turn: Turn, name: str) -> None:
+    state = {"error": {"Error": name, "Cause": "why"}, "failure": {"redrive_count": 0}}
+
+    found = turn.failing("TurnFailed", turn=state, execution={"RedriveCount": 0})
+
+    assert (found["errorType"], found["errorMessage"]) == (name, "why")
+
+
+@pytest.mark.parametrize(("noted", "now", "passes"), [(0, 1, True), (1, 1, False), (1, 2, True), (None, 1, True)])
+def test_turn_failed_passes_once_the_execution_was_redriven(
+    turn: Turn, noted: int | None, now: int, passes: bool
+) -> None:
+    failure = {"failure": {"redrive_count": noted}} if noted is not None else {}
+    state = {"error": {"Error": "ModelRejected", "Cause": "why"}, **failure}
+
+    found = turn.failing("TurnFailed", turn=state, execution={"RedriveCount": now})
+
+    assert (found.get("redrive_count") == now) is passes
+
+
+@pytest.mark.parametrize("function", ["AcquireLock", "Hydrate", "Agent", "Persist", "Reply", "ReleaseLock"])
+def test_a_malformed_payload_names_the_field(call: Call, function: str) -> None:
+    answer = json.loads(call(f"{function}Function", {"turn_id": 1}).payload)
+
+    assert answer["errorType"] == "BadInput"
+    assert "session_key: Field required" in answer["errorMessage"]
+
+
+def test_the_net_for_ended_turns_refuses_other_executions(call: Call) -> None:
+    answer = json.loads(call("ReleaseEndedTurnFunction", {"detail": {"name": "something-else"}}).payload)
+
+    assert answer["errorType"] == "BadInput"
+
+
+def test_a_release_by_a_turn_that_owns_nothing_changes_nothing(turn: Turn) -> None:
+    fence = turn.own()
+    before = turn.table._get(turn.key, "lock")
+
+    found = turn.step("ReleaseLock", turn_id="c1-t0-u999")
+
+    assert (found["owner"], fence) == (turn.id, fence)
+    assert turn.table._get(turn.key, "lock") == before
