@@ -1,0 +1,60 @@
+"""The documentation names what there is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from docs import generate
+from functions.common import errors
+from functions.common.texts import CATALOGUE
+from stepgram.graph import draw
+from tests.conftest import ROOT
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+README, CHINESE = (ROOT / "README.md").read_text(), (ROOT / "README.zh-CN.md").read_text()
+RAISED = [
+    n for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, Exception) and not c.__subclasses__()
+]
+
+
+@pytest.mark.parametrize("machine", ["turn", "intake"])
+def test_the_picture_of_a_definition_is_drawn_from_it(machine: str) -> None:
+    definition = (ROOT / "statemachine" / f"{machine}.asl.json").read_text()
+
+    assert (ROOT / "docs" / f"{machine}.svg").read_text() == draw(definition) + "\n"
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_every_error_says_what_to_do(name: str) -> None:
+    assert re.search(rf"^\|.*`{name}`.*\|", OPERATIONS, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", generate.alarms())
+def test_every_alarm_has_its_section(name: str) -> None:
+    assert f"### {name}\n" in OPERATIONS
+
+
+def test_both_readmes_say_the_same() -> None:
+    def skeleton(text: str) -> list[str]:
+        commands = re.findall(r"`(make \w+|uv run [^`]+|stepgram [^`]+)`|^((?:make|uv run)[^#\n]*)", text, re.MULTILINE)
+        links = re.findall(r"\]\(([^)]+)\)", text)
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        code = [re.sub(r" *#.*", "", block) for block in blocks]
+        return [
+            *(a or b.strip() for a, b in commands),
+            *links,
+            *code,
+            str(text.count("\n## ")),
+            str(text.count("\n- ")),
+        ]
+
+    assert skeleton(README) == skeleton(CHINESE)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_text_is_in_both_languages_with_the_same_values(name: str) -> None:
+    fields = {language: set(re.findall(r"{(\w+)}", text)) for language, text in CATALOGUE[name].items()}
+
+    assert fields["en"] == fields["zh"]

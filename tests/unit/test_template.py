@@ -1,0 +1,112 @@
+"""The template as deployed: what must hold whatever else changes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from samtranslator.yaml_helper import yaml_parse
+
+from stepgram.embedded.stack import EmbeddedStack
+from stepgram.embedded.template import Resolver
+from tests.conftest import ROOT
+
+TEMPLATE = yaml_parse((ROOT / "template.yaml").read_text())
+RESOURCES: dict[str, dict[str, Any]] = TEMPLATE["Resources"]
+FUNCTIONS = {n: r["Properties"] for n, r in RESOURCES.items() if r["Type"] == "AWS::Serverless::Function"}
+IN_FRONT_OF_A_PERSON = [
+    "WebhookFunction", "IntakeFunction", "AcquireLockFunction", "HydrateFunction", "PersistFunction", "ReplyFunction",
+    "ReleaseLockFunction",
+]  # fmt: skip
+WITHOUT_RESOURCES = {"bedrock:ListInferenceProfiles", "xray", "logs"}
+
+
+def statements(name: str) -> list[dict[str, Any]]:
+    found = []
+    for policy in RESOURCES[name]["Properties"].get("Policies", []):
+        documents = policy["Fn::If"][1:] if "Fn::If" in policy else [policy]
+        found += [s for d in documents for s in d.get("Statement", [])]
+    return found
+
+
+@pytest.mark.parametrize("name", [n for n, r in RESOURCES.items() if r["Type"].startswith("AWS::Serverless::")])
+def test_no_policy_has_a_star_where_an_arn_is_known(name: str) -> None:
+    for statement in statements(name):
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert not any(action.endswith("*") for action in actions)
+        if statement["Resource"] == "*":
+            assert all(a in WITHOUT_RESOURCES or a.split(":")[0] in WITHOUT_RESOURCES for a in actions), actions
+
+
+def test_the_agent_can_reach_neither_telegram_nor_the_table() -> None:
+    agent = json.dumps(FUNCTIONS["AgentFunction"])
+
+    assert "BotToken" not in agent
+    assert "dynamodb:" not in agent
+    assert "states:" not in agent
+
+
+def test_no_secret_is_in_an_environment_variable_or_an_output() -> None:
+    document = json.dumps([*FUNCTIONS.values(), TEMPLATE["Outputs"]])
+
+    assert "{{resolve:" not in document
+    assert "TelegramBotToken" not in document
+
+
+@pytest.mark.parametrize("name", IN_FRONT_OF_A_PERSON)
+def test_functions_in_front_of_a_waiting_person_start_from_a_snapshot(name: str) -> None:
+    assert FUNCTIONS[name]["SnapStart"] == {"ApplyOn": "PublishedVersions"}
+    assert FUNCTIONS[name]["AutoPublishAlias"] == "live"
+
+
+def test_the_agent_has_the_room_the_sdk_needs() -> None:
+    agent = FUNCTIONS["AgentFunction"]
+
+    assert (agent["PackageType"], agent["Timeout"]) == ("Image", 900)
+    assert TEMPLATE["Parameters"]["AgentMemory"]["MinValue"] == 2048
+    assert TEMPLATE["Globals"]["Function"]["Architectures"] == ["arm64"]
+
+
+def test_sessions_end_before_their_data() -> None:
+    given = TEMPLATE["Parameters"]
+
+    assert given["SessionTtlDays"]["Default"] == 25
+    assert given["SessionDataDays"]["Default"] == 30
+
+
+def test_both_state_machines_log_and_trace() -> None:
+    intake, turn = RESOURCES["Intake"]["Properties"], RESOURCES["Turn"]["Properties"]
+
+    assert (intake["Type"], turn["Type"]) == ("EXPRESS", "STANDARD")
+    assert (intake["Logging"]["Level"], intake["Logging"]["IncludeExecutionData"]) == ("ALL", True)
+    assert intake["Tracing"] == turn["Tracing"] == {"Enabled": True}
+
+
+def test_outputs_are_those_the_command_line_reads() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "stepgram").rglob("*.py"))
+    read = set(re.findall(r"outputs\[\"(\w+)\"\]|_secret\(stack, \"(\w+)\"\)", sources))
+    names = {name for pair in read for name in pair if name}
+
+    assert names <= set(TEMPLATE["Outputs"])
+
+
+def test_the_embedded_stack_deploys_every_function_route_and_rule(stack: EmbeddedStack) -> None:
+    deployed = stack.deployment
+
+    assert {spec.logical_id for spec in deployed.functions.values()} == set(FUNCTIONS)
+    assert [(r.method, r.path) for r in deployed.routes] == [("POST", "/webhook")]
+    assert [rule.pattern["detail"]["status"] for rule in deployed.rules] == [["FAILED", "TIMED_OUT", "ABORTED"]]
+    assert set(deployed.outputs) == set(TEMPLATE["Outputs"])
+
+
+def test_the_resolver_refuses_what_it_does_not_know() -> None:
+    document = {"Resources": {"Table": {"Type": "AWS::DynamoDB::Table"}}, "Parameters": {"P": {"Default": "d"}}}
+    resolve = Resolver(document, {}, {"Table": "t"}, "stack", "http://x")
+
+    assert resolve({"a": [{"Ref": "P"}, {"Fn::Sub": "${P}-${AWS::StackName}"}]}) == {"a": ["d", "d-stack"]}
+    with pytest.raises(KeyError):
+        resolve({"Fn::GetAtt": "Table.StreamArn"})
+    with pytest.raises(KeyError):
+        resolve({"Ref": "Nothing"})
