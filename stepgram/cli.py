@@ -19,6 +19,7 @@ from stepgram import console as console_page
 from stepgram.ask import Answer
 from stepgram.ask import ask as send
 from stepgram.embedded.client import Ports
+from stepgram.embedded.polling import WebhookInTheWay
 from stepgram.embedded.server import PortBusy, Server
 from stepgram.executions import State, detail, list_executions
 from stepgram.rerun import RerunError, failed_since, rerun_from_start, wait_until_ended
@@ -126,11 +127,15 @@ def _print_answer(answer: Answer) -> None:
     help="The chat page's port; the console page has the next, AWS the one after.",
 )
 def local(port: int) -> None:
-    """Run the stack on this machine, with a chat page and a console page, until Ctrl-C."""
+    """Run the stack on this machine, with a chat page and a console page, until Ctrl-C.
+
+    With TELEGRAM_BOT_TOKEN in the environment or in .env the chat is real Telegram (for ALLOWED_USERS), by long
+    polling, and there is no chat page.
+    """
     try:
-        with serve(Ports(aws=port + 2, telegram=port)) as stack:
+        with serve(Ports(aws=port + 2, telegram=port), os.environ.get("TELEGRAM_BOT_TOKEN") or None) as stack:
             page = Server(console_page.app(stack), port + 1)
-            out.print(f"[bold]chat[/bold]     {stack.telegram}")
+            out.print(f"[bold]chat[/bold]     {stack.telegram or 'your bot in Telegram'}")
             out.print(f"[bold]console[/bold]  {page.url}")
             out.print(f"[dim]AWS      {stack.endpoint}   (Ctrl-C stops; `stepgram ask` goes through here)[/dim]")
             stopped = threading.Event()
@@ -139,6 +144,8 @@ def local(port: int) -> None:
             stopped.wait()
             out.print("stopping; what still runs goes on at the next start", style="dim")
             page.stop()
+    except WebhookInTheWay as error:
+        raise Failed(str(error)) from error
     except PortBusy as error:
         raise Failed(f"{error}; try `stepgram local --port {port + 10}`") from error
 

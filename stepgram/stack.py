@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import boto3
-import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stepgram.embedded.client import Addresses, Ports, client
@@ -74,18 +73,19 @@ def running() -> Stack | None:
     if document is None:
         return None
     addresses = Addresses(**document)
+    stack = Stack(addresses.outputs, addresses.aws, addresses.telegram)
     try:
-        requests.get(f"{addresses.telegram}/person/chats", timeout=2).raise_for_status()
-    except requests.RequestException:
+        stack.client("stepfunctions").describe_state_machine(stateMachineArn=stack.outputs["TurnArn"])
+    except (ClientError, BotoCoreError):
         return None
-    return Stack(addresses.outputs, addresses.aws, addresses.telegram)
+    return stack
 
 
-def _embedded(ports: Ports) -> EmbeddedStack:
+def _embedded(ports: Ports, bot_token: str | None = None) -> EmbeddedStack:
     """The embedded stack; imported only by the command that starts it, since moto takes seconds to import."""
     from stepgram.embedded.stack import EmbeddedStack
 
-    return EmbeddedStack(home(), ports)
+    return EmbeddedStack(home(), ports, bot_token=bot_token)
 
 
 @contextmanager
@@ -111,12 +111,12 @@ def open_stack(name: str | None, fresh: bool = False) -> Iterator[Stack]:
 
 
 @contextmanager
-def serve(ports: Ports) -> Iterator[Stack]:
-    """The local stack for other commands too, until the block ends."""
+def serve(ports: Ports, bot_token: str | None = None) -> Iterator[Stack]:
+    """The local stack for other commands too, until the block ends; with `bot_token`, on real Telegram."""
     with _lock(wait=False) as acquired:
         if not acquired:
             raise StackError(f"{home()} is in use by another `stepgram` process")
-        with _embedded(ports) as embedded:
+        with _embedded(ports, bot_token) as embedded:
             addresses = embedded.addresses
             write_json(home() / "stack.json", asdict(addresses))
             try:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from functions.common.telegram import BotApi
+from functions.webhook.update import KINDS
 from stepgram.stack import Stack
-
-ALLOWED_UPDATES = ["message", "edited_message", "callback_query", "my_chat_member", "stopped_message_generation"]
-"""The kinds of updates Telegram delivers; every other kind costs nothing."""
 
 MAX_CONNECTIONS = 40
 
@@ -21,7 +19,7 @@ def webhook_set(stack: Stack) -> str:
         {
             "url": url,
             "secret_token": _secret(stack, "WebhookSecretId"),
-            "allowed_updates": ALLOWED_UPDATES,
+            "allowed_updates": list(KINDS),
             "max_connections": MAX_CONNECTIONS,
         },
     )

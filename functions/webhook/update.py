@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+KINDS = ("message", "edited_message", "callback_query", "my_chat_member", "stopped_message_generation")
+"""The kinds of updates Telegram is asked for (`allowed_updates`); every other kind costs nothing."""
+
 MAX_ID = 2**53
 """Telegram's ids have at most 52 significant bits."""
 

@@ -26,10 +26,10 @@ class Ports:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a running stack is; kept in `stack.json` so that other commands find it."""
+    """Where a running stack is; kept in `stack.json` so that other commands find it. `telegram`: the stand-in's."""
 
     aws: str
-    telegram: str
+    telegram: str | None
     outputs: dict[str, str]
 
 

@@ -16,10 +16,12 @@ from typing import Any, Self
 from moto.moto_api._internal.models import moto_api_backend
 
 from functions.common.observability import logger
+from functions.common.telegram import BotApi
 from stepgram.embedded.aws import AwsEndpoint
 from stepgram.embedded.bedrock import Bedrock
 from stepgram.embedded.client import ACCOUNT, REGION, Addresses, Ports, client
 from stepgram.embedded.functions import FunctionHost
+from stepgram.embedded.polling import Poller
 from stepgram.embedded.server import Server
 from stepgram.embedded.state import BucketFolder, Saver, TableFile, read_json, write_json
 from stepgram.embedded.step_functions import StepFunctions
@@ -29,6 +31,7 @@ from stepgram.embedded.template import Clients, Deployment, deploy
 BOT_TOKEN = "7000000001:local-demo-token"
 STACK = "stepgram"
 SETTINGS = {
+    "TELEGRAM_API_URL": "TelegramApiUrl",
     "ALLOWED_USERS": "AllowedUsers",
     "ALLOWED_CHATS": "AllowedChats",
     "RICH_MESSAGES": "RichMessages",
@@ -51,12 +54,18 @@ class EmbeddedStack:
         ports: Ports = Ports(),  # noqa: B008 - frozen
         parameters: dict[str, str] | None = None,
         environment: dict[str, str] | None = None,
+        bot_token: str | None = None,
     ) -> None:
-        """`parameters` are the template's; `environment` is read for `STEPGRAM_MODEL` and the settings of `.env`."""
+        """`parameters` are the template's; `environment` is read for `STEPGRAM_MODEL` and the settings of `.env`.
+
+        With `bot_token` the bot is that one, on real Telegram, by long polling; without, the stand-in plays Telegram.
+        """
         self._home = home
         self._ports = ports
         self._parameters = parameters or {}
         self._environment = environment if environment is not None else dict(os.environ)
+        self._bot_token = bot_token
+        self._poller: Poller | None = None
         self._fingerprints: dict[str, tuple[str, int]] = {}
         home.mkdir(parents=True, exist_ok=True)
 
@@ -97,6 +106,8 @@ class EmbeddedStack:
 
     def __exit__(self, *error: object) -> None:
         """Stop everything; what still runs goes on when the stack starts again."""
+        if self._poller is not None:
+            self._poller.stop()
         self.telegram.stop()
         self._saver.stop()
         self.functions.stop()
@@ -107,17 +118,19 @@ class EmbeddedStack:
     @property
     def addresses(self) -> Addresses:
         """Where the stack is."""
-        return Addresses(self.aws.server.url, self._telegram_server.url, self.deployment.outputs)
+        stand_in = None if self._bot_token else self._telegram_server.url
+        return Addresses(self.aws.server.url, stand_in, self.deployment.outputs)
 
     def _deploy(self, endpoint: str) -> Deployment:
         secrets = client("secretsmanager", endpoint)
         clients = Clients(client("cloudformation", endpoint), client("stepfunctions", endpoint), secrets)
+        given = {name: self._environment[key] for key, name in SETTINGS.items() if self._environment.get(key)}
+        stand_in = {"TelegramBotToken": BOT_TOKEN, "TelegramApiUrl": self._telegram_server.url}
         parameters = {
-            "TelegramBotToken": BOT_TOKEN,
-            "TelegramApiUrl": self._telegram_server.url,
-            "AllowedUsers": "*",
+            **({} if self._bot_token else {"AllowedUsers": "*"}),
             "McpServers": "none",
-            **{name: self._environment[key] for key, name in SETTINGS.items() if self._environment.get(key)},
+            **given,
+            **({"TelegramBotToken": self._bot_token} if self._bot_token else stand_in),
             **self._model(secrets),
             **self._parameters,
         }
@@ -139,7 +152,11 @@ class EmbeddedStack:
     def _register_webhook(self, secrets: Any) -> None:
         outputs = self.deployment.outputs
         token = secrets.get_secret_value(SecretId=outputs["WebhookSecretId"])["SecretString"]
-        self.telegram.state["webhook"] = {"url": outputs["WebhookUrl"], "secret_token": token}
+        if self._bot_token is None:
+            self.telegram.state["webhook"] = {"url": outputs["WebhookUrl"], "secret_token": token}
+            return
+        bot = BotApi(outputs["TelegramApiUrl"], self._bot_token)
+        self._poller = Poller(bot, outputs["WebhookUrl"], token, self._home / "offset.json")
 
     def _restore(self) -> None:
         self._table.load()
@@ -153,7 +170,10 @@ class EmbeddedStack:
         for execution in self.step_functions.executions():
             if execution.status == "RUNNING":
                 self.step_functions.go_on(execution)
-        self.telegram.resume()
+        if self._poller is None:
+            self.telegram.resume()
+        else:
+            self._poller.start()
 
     def _changed(self, execution: Any) -> None:
         if execution.sm_type != "STANDARD":

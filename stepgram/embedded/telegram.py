@@ -67,6 +67,7 @@ class Telegram:
         }
         self._files = files
         self._lock = threading.RLock()
+        self._arrived = threading.Condition(self._lock)
         self._queues: dict[str, deque[int]] = defaultdict(deque)
         self._delivering: set[str] = set()
         self._sent: dict[int, deque[float]] = defaultdict(deque)
@@ -148,9 +149,25 @@ class Telegram:
         return True
 
     def _get_webhook_info(self, parameters: dict[str, Any]) -> Any:
-        pending = sum(1 for update in self.state["updates"].values() if update["status"] is None)
         url = self.state["webhook"]["url"]
-        return {"url": url, "has_custom_certificate": False, "pending_update_count": pending}
+        return {"url": url, "has_custom_certificate": False, "pending_update_count": len(self._pending())}
+
+    def _get_updates(self, parameters: dict[str, Any]) -> Any:
+        """Confirms all updates before `offset`; an empty answer comes after `timeout` seconds."""
+        if self.state["webhook"]["url"]:
+            raise BotApiError(
+                409,
+                "Conflict: can't use getUpdates method while webhook is active; "
+                "use deleteWebhook to delete the webhook first",
+            )
+        for record in self.state["updates"].values():
+            if record["update"]["update_id"] < int(parameters.get("offset") or 0):
+                record["status"] = record["status"] or 200
+        self._arrived.wait_for(self._pending, int(parameters.get("timeout") or 0))
+        return self._pending()[: int(parameters.get("limit") or 100)]
+
+    def _pending(self) -> list[dict[str, Any]]:
+        return [record["update"] for record in self.state["updates"].values() if record["status"] is None]
 
     def _answer_callback_query(self, parameters: dict[str, Any]) -> Any:
         return True
@@ -316,6 +333,7 @@ class Telegram:
                 "body": None,
             }
             self._enqueue(update_id, chat_id)
+            self._arrived.notify_all()
         return update_id
 
     def resume(self) -> None:
@@ -346,7 +364,7 @@ class Telegram:
                     return
                 record = self.state["updates"][str(self._queues[key][0])]
             wait = FIRST_RETRY_SECONDS
-            while not self._stopped.is_set() and not self._post(record):
+            while not self._stopped.is_set() and record["status"] is None and not self._post(record):
                 self._stopped.wait(wait)
                 wait = min(wait * 2, LAST_RETRY_SECONDS)
             with self._lock:
@@ -354,6 +372,8 @@ class Telegram:
 
     def _post(self, record: dict[str, Any]) -> bool:
         webhook = self.state["webhook"]
+        if not webhook["url"]:
+            return False
         record["attempts"] += 1
         headers = {"X-Telegram-Bot-Api-Secret-Token": webhook["secret_token"]} if webhook["secret_token"] else {}
         try:

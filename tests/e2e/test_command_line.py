@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import requests
 
+from stepgram.embedded.server import Server
+from stepgram.embedded.telegram import Telegram
 from tests.conftest import until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -225,3 +227,46 @@ def test_two_commands_at_once_wait_for_each_other(home: Path, stepgram: Run) -> 
 
     replies = sorted(json.loads(text)["replies"][0] for text in (output, second.stdout))
     assert ["message 1" in replies[0], "message 2" in replies[1]] == [True, True]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Telegram]:
+    """Another Telegram, reached by long polling."""
+    telegram = Telegram("9:real", tmp_path / "files")
+    server = Server(telegram.app())
+    telegram.url = server.url  # type: ignore[attr-defined]
+    yield telegram
+    telegram.stop()
+    server.stop()
+
+
+def test_a_bot_on_telegram_itself_is_served_by_long_polling(
+    elsewhere: Telegram, local: Callable[[], Local], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TELEGRAM_BOT_TOKEN", "9:real")
+    monkeypatch.setenv("TELEGRAM_API_URL", elsewhere.url)  # type: ignore[attr-defined]
+    monkeypatch.setenv("ALLOWED_USERS", "77")
+    running = local()
+
+    elsewhere.say(77, "hello from afar")
+    stranger = elsewhere.say(78, "let me in")["update_id"]
+
+    until(lambda: elsewhere.state["updates"][str(stranger)]["status"] is not None)
+    until(lambda: len(elsewhere.state["chats"]["77"]["messages"]) == 2)
+    assert "in Telegram" in running.greeting[0]
+    assert "You said: hello from afar" in elsewhere.state["chats"]["77"]["messages"][1]["text"]
+    assert "may not use this bot" in elsewhere.state["chats"]["78"]["messages"][1]["text"]
+
+
+def test_a_bot_that_is_registered_elsewhere_is_left_there(
+    elsewhere: Telegram, stepgram: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere.state["webhook"] = {"url": "https://production.example/webhook", "secret_token": ""}
+    monkeypatch.setenv("TELEGRAM_BOT_TOKEN", "9:real")
+    monkeypatch.setenv("TELEGRAM_API_URL", elsewhere.url)  # type: ignore[attr-defined]
+
+    done = stepgram("local", "--port", str(free_port()))
+
+    assert done.returncode == 1
+    assert "production.example" in done.stderr
+    assert elsewhere.state["webhook"]["url"] == "https://production.example/webhook"
