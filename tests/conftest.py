@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,22 @@ def chat() -> int:
 def group() -> int:
     """A group nobody else uses."""
     return -next(_chats)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of one test."""
+
+    name: str
+    s3: Any
+
+
+@pytest.fixture
+def bucket(stack: EmbeddedStack) -> Bucket:
+    """An empty bucket. (moto's `mock_aws` would empty the whole stack.)"""
+    name, s3 = f"test-{uuid.uuid4()}", client("s3", stack.addresses.aws)
+    s3.create_bucket(Bucket=name)
+    return Bucket(name, s3)
 
 
 class Faults:

@@ -2,46 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from functions.agent import claim
 from functions.agent.claim import RunClaim
 from functions.common.errors import AgentBusy
+from tests.conftest import Bucket
 
 
 @pytest.fixture
-def s3() -> Iterator[Any]:
-    with mock_aws():
-        client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
-        client.create_bucket(Bucket="bucket")
-        yield client
+def s3(bucket: Bucket) -> Any:
+    return bucket.s3
 
 
-def test_a_second_run_is_told_that_the_first_is_alive(s3: Any) -> None:
+def test_a_second_run_is_told_that_the_first_is_alive(bucket: Bucket, s3: Any) -> None:
     with (
-        RunClaim(s3, "bucket", "claim", "first"),
+        RunClaim(s3, bucket.name, "claim", "first"),
         pytest.raises(AgentBusy, match="is alive"),
-        RunClaim(s3, "bucket", "claim", "second"),
+        RunClaim(s3, bucket.name, "claim", "second"),
     ):
         pass
 
 
-def test_a_claim_is_free_after_the_run_also_when_it_failed(s3: Any) -> None:
-    with pytest.raises(ValueError, match="broken"), RunClaim(s3, "bucket", "claim", "first"):
+def test_a_claim_is_free_after_the_run_also_when_it_failed(bucket: Bucket, s3: Any) -> None:
+    with pytest.raises(ValueError, match="broken"), RunClaim(s3, bucket.name, "claim", "first"):
         raise ValueError("broken")
 
-    with RunClaim(s3, "bucket", "claim", "second"):
-        assert s3.get_object(Bucket="bucket", Key="claim")["Body"].read() == b"second"
+    with RunClaim(s3, bucket.name, "claim", "second"):
+        assert s3.get_object(Bucket=bucket.name, Key="claim")["Body"].read() == b"second"
 
 
-def test_a_silent_claim_is_taken_over(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    s3.put_object(Bucket="bucket", Key="claim", Body=b"dead")
+def test_a_silent_claim_is_taken_over(bucket: Bucket, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.put_object(Bucket=bucket.name, Key="claim", Body=b"dead")
 
     class Later(datetime):
         @classmethod
@@ -50,15 +45,15 @@ def test_a_silent_claim_is_taken_over(s3: Any, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(claim, "datetime", Later)
 
-    with RunClaim(s3, "bucket", "claim", "next"):
-        assert s3.get_object(Bucket="bucket", Key="claim")["Body"].read() == b"next"
+    with RunClaim(s3, bucket.name, "claim", "next"):
+        assert s3.get_object(Bucket=bucket.name, Key="claim")["Body"].read() == b"next"
 
 
-def test_a_claim_is_renewed_while_the_run_lives(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_is_renewed_while_the_run_lives(bucket: Bucket, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "RENEW_SECONDS", 0.01)
-    with RunClaim(s3, "bucket", "claim", "first"):
-        s3.delete_object(Bucket="bucket", Key="claim")
+    with RunClaim(s3, bucket.name, "claim", "first"):
+        s3.delete_object(Bucket=bucket.name, Key="claim")
         waiter = s3.get_waiter("object_exists")
-        waiter.wait(Bucket="bucket", Key="claim", WaiterConfig={"Delay": 1, "MaxAttempts": 20})
+        waiter.wait(Bucket=bucket.name, Key="claim", WaiterConfig={"Delay": 1, "MaxAttempts": 20})
 
-        assert s3.get_object(Bucket="bucket", Key="claim")["Body"].read() == b"first"
+        assert s3.get_object(Bucket=bucket.name, Key="claim")["Body"].read() == b"first"

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
 from claude_agent_sdk.testing import run_session_store_conformance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto import mock_aws
 
 from functions.agent.store import SnapshotStore
 from functions.common.errors import SnapshotMissing
 from functions.common.snapshots import Manifest, Snapshots
+from tests.conftest import Bucket
 
 SESSION = "11111111-1111-4111-8111-111111111111"
 KEY = {"project_key": "p", "session_id": SESSION}
 
 
 @pytest.fixture
-def snapshots() -> Iterator[Snapshots]:
-    with mock_aws():
-        s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
-        s3.create_bucket(Bucket="bucket")
-        yield Snapshots("bucket", s3)
+def snapshots(bucket: Bucket) -> Snapshots:
+    return Snapshots(bucket.name, bucket.s3)
 
 
 def appended(store: SnapshotStore, key: dict[str, str], *entries: dict[str, Any]) -> None:
@@ -71,13 +66,13 @@ def test_an_entry_appended_again_is_kept_once_also_across_turns(snapshots: Snaps
     assert asyncio.run(second.load(KEY)) == [{"uuid": "1"}, {"uuid": "2"}]
 
 
-def test_a_manifest_that_names_a_lost_object_is_found(snapshots: Snapshots) -> None:
+def test_a_manifest_that_names_a_lost_object_is_found(bucket: Bucket, snapshots: Snapshots) -> None:
     store = SnapshotStore(snapshots, SESSION)
     appended(store, KEY, {"uuid": "1"})
     key = store.stage("turn-1", "run", None, 0)
     lost = snapshots.read(key, Manifest).segments[0].key
 
-    snapshots._s3.delete_object(Bucket="bucket", Key=lost)
+    bucket.s3.delete_object(Bucket=bucket.name, Key=lost)
 
     with pytest.raises(SnapshotMissing, match=lost):
         snapshots.check(key)
