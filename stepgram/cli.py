@@ -21,10 +21,9 @@ from stepgram.ask import ask as send
 from stepgram.embedded.client import Ports
 from stepgram.embedded.polling import WebhookInTheWay
 from stepgram.embedded.server import PortBusy, Server
-from stepgram.executions import State, detail, list_executions
-from stepgram.rerun import RerunError, failed_since, rerun_from_start, wait_until_ended
-from stepgram.rerun import redrive as redrive_turn
-from stepgram.stack import Stack, StackError, dotenv, open_stack, serve
+from stepgram.executions import ExecutionDetail, State, detail, list_executions
+from stepgram.rerun import RerunError, failed_since, rerun_all
+from stepgram.stack import StackError, dotenv, open_stack, serve
 from stepgram.webhook import webhook_delete, webhook_info, webhook_set
 
 DEFAULT_CHAT = 1001
@@ -216,26 +215,29 @@ def rerun(names: tuple[str, ...], failed: bool, since: str, from_start: bool, st
         raise click.UsageError("give execution names, or --failed")
     with open_stack(stack) as opened:
         wanted = list(names) if names else failed_since(opened, datetime.now(UTC) - _duration(since))
-        ended = [_rerun(opened, name, from_start, quiet=as_json) for name in wanted]
+        ended = rerun_all(opened, wanted, _ignore_rerun if as_json else _print_rerun, from_start)
     if as_json:
-        click.echo(json.dumps(ended, indent=2))
+        rows = [{"name": found.name, "status": found.status, "error": found.error} for found in ended]
+        click.echo(json.dumps(rows, indent=2))
     elif not wanted:
         out.print("nothing to rerun", style="dim")
-    if any(row["status"] != "SUCCEEDED" for row in ended):
+    if any(found.status != "SUCCEEDED" for found in ended):
         sys.exit(1)
 
 
-def _rerun(stack: Stack, name: str, from_start: bool, quiet: bool) -> dict[str, Any]:
-    running = rerun_from_start(stack, name) if from_start else redrive_turn(stack, name)
-    found = wait_until_ended(stack, running)
-    if not quiet:
-        out.print(f"[bold]{found.name}[/bold]  {found.status}")
+def _ignore_rerun(found: ExecutionDetail, done: int, of: int) -> None:
+    """No progress is shown."""
+
+
+def _print_rerun(found: ExecutionDetail, done: int, of: int) -> None:
+    count = f"{done}/{of}  " if of > 1 else ""
+    out.print(f"{count}[bold]{found.name}[/bold]  {found.status}")
+    if of == 1:
         for state in found.states:
             _print_state(state)
     if found.status != "SUCCEEDED":
         where = found.failed_state.name if found.failed_state else "the execution"
         err.print(f"[red]{found.name} {found.status}[/red] in {where}: {found.error}: {found.cause or ''}")
-    return {"name": found.name, "status": found.status, "error": found.error}
 
 
 def _duration(text: str) -> timedelta:

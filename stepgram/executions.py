@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from functions.turn.report_failure import readable_cause
+from functions.common.execution import readable_cause
 
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from botocore.exceptions import ClientError
@@ -14,6 +18,7 @@ from stepgram.stack import Stack
 
 POLL_SECONDS = 0.2
 ALL = 10_000
+CHATS_AT_ONCE = 8
 
 
 class RerunError(Exception):
@@ -57,6 +62,40 @@ def failed_since(stack: Stack, since: datetime) -> list[str]:
         if datetime.fromisoformat(row["started"]) >= since
     ]
     return [row["name"] for row in sorted(rows, key=lambda row: str(row["started"]))]
+
+
+def rerun_all(
+    stack: Stack, names: list[str], progress: Callable[[ExecutionDetail, int, int], None], from_start: bool = False
+) -> list[ExecutionDetail]:
+    """Run turns again: those of one chat one after another in message order, chats side by side.
+
+    `progress` hears of each ended execution, how many have ended, and of how many. Raises RerunError for the first that
+    cannot be run again, after the others of the other chats.
+    """
+    chats: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names, key=_order):
+        chats[name.rpartition("-u")[0]].append(name)
+    ended: list[ExecutionDetail] = []
+    told = threading.Lock()
+
+    def run(turns: list[str]) -> None:
+        for name in turns:
+            arn = rerun_from_start(stack, name) if from_start else redrive(stack, name)
+            found = wait_until_ended(stack, arn)
+            with told:
+                ended.append(found)
+                progress(found, len(ended), len(names))
+
+    with ThreadPoolExecutor(CHATS_AT_ONCE) as pool:
+        for future in [pool.submit(run, turns) for turns in chats.values()]:
+            future.result()
+    return ended
+
+
+def _order(name: str) -> tuple[int, str]:
+    """The update of a turn's name: people's messages come in that order."""
+    number = name.rpartition("-u")[2].split("-")[0]
+    return (int(number) if number.isdigit() else 0, name)
 
 
 def wait_until_ended(stack: Stack, arn: str) -> ExecutionDetail:

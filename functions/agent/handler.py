@@ -31,6 +31,8 @@ from functions.agent.options import Folders, agent_options, cli_environment
 from functions.agent.store import SnapshotStore
 from functions.common import aws
 from functions.common.errors import AgentCrashed, AgentTimedOut, ModelRejected, SnapshotMissing, model_error
+from functions.common.execution import redrive_count
+from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, parse
 from functions.common.settings import AgentSettings, environment
 from functions.common.snapshots import Manifest, OutboxFile, RunResult, RunSummary, Snapshots, turn_prefix
@@ -52,10 +54,12 @@ class SessionState(BaseModel):
 
 
 class Request(StepRequest):
-    """The message and the session to continue."""
+    """The message, the session to continue, and the lock under which it is continued (`$$.Execution` checks it)."""
 
     text: str
     session: SessionState
+    lock: Held
+    execution: dict[str, Any]
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     keys = {"turn_id": request.turn_id, "session_key": request.session_key, "state": request.state}
     logger.thread_safe_append_keys(**keys, session_id=request.session.session_id)
     try:
+        request.lock.check(redrive_count(request.execution))
         return run_once(request, settings, context.get_remaining_time_in_millis() / 1000).model_dump(mode="json")
     finally:
         logger.thread_safe_clear_keys()

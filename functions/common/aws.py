@@ -30,7 +30,7 @@ def _client(service: str, settings: AwsSettings) -> Any:
     config = Config(
         connect_timeout=3,
         read_timeout=20,
-        retries={"mode": "standard", "max_attempts": 3},
+        retries={"mode": "standard", "total_max_attempts": 3},
         max_pool_connections=20,
         inject_host_prefix=settings.endpoint is None,
     )

@@ -13,6 +13,13 @@ from functions.common.telegram import BotApi
 FORMAT_REFUSED = 400
 """Telegram answers 400 to a message it cannot show; 403 says that nothing can be sent at all."""
 
+NOTICE = "failure"
+"""What the ledger's names of failure notices begin with."""
+
+NOT_MODIFIED = "message is not modified"
+NOT_EDITABLE = ("message to edit not found", "message can't be edited")
+"""Descriptions of editMessageText: it says so already, and it can say nothing any more."""
+
 
 class Delivery:
     """Sends the parts of one turn. A part is known by its name in the turn's ledger."""
@@ -27,6 +34,19 @@ class Delivery:
         self._chat = chat
         self._reply_to = reply_to
         self.sent = dict(table.turn(session_key, turn_id).delivered)
+        self._notice = self._open_notice()
+
+    def _open_notice(self) -> int | None:
+        """The failure notice that stands in the chat: the next text takes its place."""
+        notices = {message for part, message in self.sent.items() if part.startswith(NOTICE)}
+        answers = {message for part, message in self.sent.items() if not part.startswith(NOTICE)}
+        return max(notices - answers, default=None)
+
+    def notice(self, number: int, text: str, keyboard: dict[str, object]) -> int:
+        """The turn's failure notice, the `number`th; it takes the place of the one before. Returns its message id."""
+        part = f"{NOTICE}{number}"
+        self._once(part, lambda: self._send("sendMessage", {"text": text, "reply_markup": keyboard}))
+        return self.sent[part]
 
     def text(self, part: str, text: str) -> None:
         """A plain text."""
@@ -68,7 +88,24 @@ class Delivery:
     def _send(
         self, method: str, parameters: dict[str, object], files: dict[str, tuple[str, bytes]] | None = None
     ) -> int:
+        if self._notice is not None and files is None:
+            notice = self._notice
+            edited = self._edit(notice, parameters)
+            self._notice = None
+            if edited:
+                return notice
         return self._bot.send(method, self._chat.id, self._chat.thread_id, parameters, self._reply_to, files)
+
+    def _edit(self, message_id: int, parameters: dict[str, object]) -> bool:
+        """Put something else into a message; False when it can no longer be edited."""
+        try:
+            self._bot.call("editMessageText", {"chat_id": self._chat.id, "message_id": message_id, **parameters})
+        except TelegramRefused as error:
+            if any(description in error.description for description in NOT_EDITABLE):
+                return False
+            if NOT_MODIFIED not in error.description:
+                raise
+        return True
 
     def _once(self, part: str, send: Callable[[], int]) -> None:
         if part in self.sent:

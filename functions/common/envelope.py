@@ -5,6 +5,7 @@ It is the input of the Intake and, without its route, of the Turn, so an operato
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,10 +56,11 @@ class Command(Part):
 
 
 class Button(Part):
-    """A pressed inline button: the callback query's id and its data (at most 64 bytes)."""
+    """A pressed inline button: the callback query's id, its data (at most 64 bytes) and the message it stands under."""
 
     id: str
     data: str
+    message_id: int
 
 
 class Envelope(Part):
@@ -84,3 +86,17 @@ def turn_id(chat_id: int, thread_id: int, update_id: int) -> str:
 def session_key(chat_id: int, thread_id: int) -> str:
     """The conversation's key: one for each chat and topic."""
     return f"{chat_id}:{thread_id}"
+
+
+RERUN = "rerun:"
+
+
+def rerun_data(turn: str) -> str:
+    """The callback data of a turn's "Run again" button: 64 bytes hold no chat, but the button's message is in it."""
+    return RERUN + turn.split("-u", 1)[1]
+
+
+def rerun_turn(data: str, chat: Chat) -> str | None:
+    """The turn that a button of this chat runs again; None for other buttons."""
+    match = re.fullmatch(RERUN + r"(\d+(?:-r\d+)?)", data)
+    return f"c{chat.id}-t{chat.thread_id}-u{match[1]}" if match else None

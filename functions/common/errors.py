@@ -13,7 +13,8 @@
     │   ├── AgentCrashed         the agent's process died                   Retry once, then Catch
     │   └── AgentTimedOut        out of time without an answer              Retry once, then Catch
     ├── LockContended            the lock item changed too often            Retry 3 times
-    ├── LockLost                 the lock's fence moved on                  ends the turn (Catch), nothing is written
+    ├── LockLost                 the lock's fence moved on                  nothing is written; queues for it again
+    ├── TooManyWaiting           64 turns wait in this conversation         ends the turn (Catch); the user is told
     ├── SnapshotMissing          a snapshot S3 no longer has                handled in Hydrate: a fresh session
     └── TelegramError
         ├── TelegramRateLimited  429                                        waits `retry_after` seconds, replies again
@@ -80,6 +81,10 @@ class LockContended(StepgramError):
 
 class LockLost(StepgramError):
     """The turn no longer owns its conversation's lock: the fence moved on."""
+
+
+class TooManyWaiting(StepgramError):
+    """The conversation's queue is full."""
 
 
 class SnapshotMissing(StepgramError):

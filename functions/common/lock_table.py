@@ -1,34 +1,52 @@
-"""The lock's I/O: one DynamoDB item per conversation, written by compare-and-set; tokens answered afterwards."""
+"""The lock's I/O: one DynamoDB item per conversation, written by compare-and-set; tokens answered afterwards.
+
+    pk = session_key, sk = "lock"     owner, fence (what Persist checks), lock (owner and waiters, JSON), version
+    "announced <turn_id>"             [message_id, update_id], one attribute each, written by the Intake
+
+The Intake adds its attribute and 1 to `version` in one update, so a compare-and-set that read before it fails.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 from functions.common.errors import LockContended
-from functions.common.lock import Acquire, Claim, Effect, Event, Grant, Lock, Release, Remind, transition
+from functions.common.lock import (
+    Acquire,
+    Announcement,
+    Claim,
+    Effect,
+    Ended,
+    Event,
+    Grant,
+    Lock,
+    Release,
+    in_the_way,
+    transition,
+)
 from functions.common.observability import logger
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_stepfunctions import SFNClient
 
-ATTEMPTS = 50
-"""Compare-and-set attempts before giving up: far more than turns that can collide in one conversation."""
-
-SETTLED = timedelta(seconds=5)
-"""DescribeExecution is eventually consistent: an owner that ended more recently is left to its own release."""
+ATTEMPTS = 100
+"""Compare-and-set attempts before giving up: more than turns that can collide in one conversation."""
 
 DEAD_TOKEN = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
 """Errors of SendTaskSuccess that mean: nobody waits for this token (Step Functions API, SendTaskSuccess)."""
 
+ANNOUNCED = "announced "
+NEVER_STARTED = 2**31
+"""A redrive count no execution reaches: everything of a turn without an execution is forgotten."""
+
 
 class LockTable:
-    """The locks of all conversations, in the table's `sk = "lock"` items."""
+    """The locks of all conversations."""
 
     def __init__(self, table: str, dynamodb: DynamoDBClient, step_functions: SFNClient) -> None:
         self._table = table
@@ -36,22 +54,28 @@ class LockTable:
         self._step_functions = step_functions
 
     def acquire(self, session_key: str, claim: Claim) -> Lock:
-        """Own the lock or wait for it; the turn hears by its task token either way."""
+        """Own the lock or wait for it; the turn hears by its task token either way. Raises TooManyWaiting."""
         lock, _ = self.read(session_key)
-        ended = lock.owner.turn_id if self._has_ended(lock.owner, claim.turn_id) and lock.owner else None
-        return self._apply(session_key, Acquire(claim=claim, ended_owner=ended))
+        ended = self._ended(in_the_way(lock, claim), claim.execution_arn)
+        return self._apply(session_key, Acquire(claim=claim, ended=ended))
 
-    def release(self, session_key: str, turn_id: str) -> Lock:
+    def release(self, session_key: str, turn_id: str, redrive_count: int) -> Lock:
         """Give the lock (or the place in its queue) back and tell the next turn."""
-        return self._apply(session_key, Release(turn_id=turn_id))
+        lock, _ = self.read(session_key)
+        ended = self._ended(in_the_way(lock), lock.waiters[0].execution_arn) if lock.waiters else ()
+        return self._apply(session_key, Release(turn_id=turn_id, redrive_count=redrive_count, ended=ended))
 
     def read(self, session_key: str) -> tuple[Lock, int]:
         """The lock and the item's version (0: no item yet)."""
         found = self._dynamodb.get_item(TableName=self._table, Key=_key(session_key), ConsistentRead=True)
-        item = found.get("Item")
-        if item is None:
-            return Lock(), 0
-        return Lock.model_validate_json(item["lock"]["S"]), int(item["version"]["N"])
+        item = found.get("Item", {})
+        announced = tuple(
+            Announcement(turn_id=name.removeprefix(ANNOUNCED), order=(int(value["L"][0]["N"]), int(value["L"][1]["N"])))
+            for name, value in sorted(item.items())
+            if name.startswith(ANNOUNCED)
+        )
+        lock = Lock.model_validate_json(item["lock"]["S"]) if "lock" in item else Lock()
+        return lock.model_copy(update={"announced": announced}), int(item.get("version", {"N": "0"})["N"])
 
     def _apply(self, session_key: str, event: Event) -> Lock:
         for _ in range(ATTEMPTS):
@@ -62,19 +86,21 @@ class LockTable:
         raise LockContended(f"{session_key}: the lock changed {ATTEMPTS} times while {event!r} was tried")
 
     def _write(self, session_key: str, lock: Lock, version: int) -> bool:
-        owner = {"owner": {"S": lock.owner.turn_id}} if lock.owner else {}
+        item: dict[str, Any] = {
+            **_key(session_key),
+            "fence": {"N": str(lock.fence)},
+            "lock": {"S": lock.model_dump_json(exclude={"announced"})},
+            "version": {"N": str(version + 1)},
+            **{f"{ANNOUNCED}{one.turn_id}": {"L": [{"N": str(n)} for n in one.order]} for one in lock.announced},
+        }
+        if lock.owner is not None:
+            item["owner"] = {"S": lock.owner.turn_id}
         try:
             self._dynamodb.put_item(
                 TableName=self._table,
-                Item={
-                    **_key(session_key),
-                    **owner,
-                    "fence": {"N": str(lock.fence)},
-                    "lock": {"S": lock.model_dump_json()},
-                    "version": {"N": str(version + 1)},
-                },
-                ConditionExpression="attribute_not_exists(pk) OR version = :version",
-                ExpressionAttributeValues={":version": {"N": str(version)}},
+                Item=item,
+                ConditionExpression="version = :version" if version else "attribute_not_exists(pk)",
+                **({"ExpressionAttributeValues": {":version": {"N": str(version)}}} if version else {}),  # type: ignore[arg-type]
             )
         except ClientError as error:
             if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
@@ -84,34 +110,42 @@ class LockTable:
 
     def _tell(self, session_key: str, lock: Lock, effects: Sequence[Effect]) -> Lock:
         for effect in effects:
-            heard = self._send(effect)
-            if not heard and isinstance(effect, Grant):
+            if self._heard(effect) or not isinstance(effect, Grant) or lock.owner is None:
+                continue
+            gone = self._end(effect.turn_id, lock.owner.execution_arn)
+            if gone is not None:
                 logger.warning("a waiter is gone, the lock goes on", waiter=effect.turn_id)
-                return self.release(session_key, effect.turn_id)
+                return self.release(session_key, effect.turn_id, gone.redrive_count)
         return lock
 
-    def _send(self, effect: Grant | Remind) -> bool:
-        output = json.dumps({"fence": effect.fence, "granted_at": datetime.now(UTC).isoformat(timespec="seconds")})
+    def _heard(self, effect: Effect) -> bool:
+        """Answer the token; False when nobody waits for it (any more)."""
+        held = effect.held.model_copy(update={"granted_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"})
         try:
-            self._step_functions.send_task_success(taskToken=effect.token, output=output)
+            self._step_functions.send_task_success(taskToken=effect.token, output=held.model_dump_json())
         except ClientError as error:
             if error.response["Error"]["Code"] in DEAD_TOKEN:
                 return False
             raise
         return True
 
-    def _has_ended(self, owner: Claim | None, asking: str) -> bool:
-        if owner is None or owner.turn_id == asking:
-            return False
+    def _ended(self, turns: set[str], execution_arn: str) -> tuple[Ended, ...]:
+        """Which of the turns that stand in somebody's way have ended; `execution_arn` is any turn's."""
+        machine = execution_arn.rpartition(":")[0]
+        known = [self._end(turn_id, f"{machine}:{turn_id}") for turn_id in sorted(turns)]
+        return tuple(ended for ended in known if ended is not None)
+
+    def _end(self, turn_id: str, execution_arn: str) -> Ended | None:
         try:
-            execution = self._step_functions.describe_execution(executionArn=owner.execution_arn)
+            execution = self._step_functions.describe_execution(executionArn=execution_arn)
         except ClientError as error:
             if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
-                return True
+                return Ended(turn_id=turn_id, redrive_count=NEVER_STARTED)
             raise
-        stopped = execution.get("stopDate")
-        return execution["status"] != "RUNNING" and stopped is not None and datetime.now(UTC) - stopped > SETTLED
+        if execution["status"] == "RUNNING":
+            return None
+        return Ended(turn_id=turn_id, redrive_count=execution.get("redriveCount", 0))
 
 
-def _key(session_key: str) -> dict[str, dict[str, str]]:
+def _key(session_key: str) -> dict[str, Any]:
     return {"pk": {"S": session_key}, "sk": {"S": "lock"}}

@@ -29,9 +29,10 @@ class StepRequest(BaseModel):
 
 
 RequestT = TypeVar("RequestT", bound=StepRequest)
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 
-def parse(model: type[RequestT], event: Any) -> RequestT:
+def parse(model: type[DocumentT], event: Any) -> DocumentT:
     """The event as `model`. Raises BadInput that names the first bad fields."""
     try:
         return model.model_validate(event)

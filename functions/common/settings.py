@@ -113,6 +113,7 @@ class NoticeSettings(TelegramSettings, TableSettings):
 class IntakeSettings(NoticeSettings):
     """The Intake's function."""
 
+    turn_arn: str = Field(alias="TURN_ARN", description="ARN of the Turn state machine")
     session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
 
 

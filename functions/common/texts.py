@@ -53,8 +53,33 @@ CATALOGUE: dict[str, dict[str, str]] = {
     },
     "failed": {
         "en": "Something went wrong and your message was not answered ({error}). "
-        "It is kept: the operator can run it again as {turn}.",
-        "zh": "出错了，你的消息没有得到回答（{error}）。消息已保留：管理员可以用 {turn} 重新运行。",
+        "It is kept and can be run again; its name is {turn}.",
+        "zh": "出错了，你的消息没有得到回答（{error}）。消息已保留，可以重新运行；名称为 {turn}。",
+    },
+    "too_many_waiting": {
+        "en": "Too many messages are waiting in this conversation, so this one was not taken ({turn}). "
+        "It is kept and can be run later.",
+        "zh": "此对话中等待的消息太多，这条消息未被处理（{turn}）。消息已保留，可以稍后运行。",
+    },
+    "run_again": {
+        "en": "Run again",
+        "zh": "重新运行",
+    },
+    "running_again": {
+        "en": "Running it again.",
+        "zh": "正在重新运行。",
+    },
+    "already_running": {
+        "en": "It is running already.",
+        "zh": "已经在运行。",
+    },
+    "already_answered": {
+        "en": "It is answered already.",
+        "zh": "已经回答过了。",
+    },
+    "too_old": {
+        "en": "This message is too old to be run again. Please send it anew.",
+        "zh": "这条消息太旧，无法重新运行。请重新发送。",
     },
     "session_lost": {
         "en": "The memory of our earlier conversation has expired, so this is a fresh start.",

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel
 
 from functions.common import aws
+from functions.common.execution import redrive_count
 from functions.common.lock_table import LockTable
 from functions.common.observability import StepRequest, step
 from functions.common.settings import LockSettings
+
+
+class Request(StepRequest):
+    """The turn and its execution (`$$.Execution`): only a lock of this redrive, or an earlier one, is released."""
+
+    execution: dict[str, Any]
 
 
 class Result(BaseModel):
@@ -17,14 +26,9 @@ class Result(BaseModel):
     waiting: int
 
 
-@step(StepRequest)
-def handler(request: StepRequest) -> Result:
+@step(Request)
+def handler(request: Request) -> Result:
     """Release; a turn that neither owns nor waits changes nothing."""
-    return release(request.session_key, request.turn_id)
-
-
-def release(session_key: str, turn_id: str) -> Result:
-    """Release the lock of `session_key` on behalf of `turn_id`."""
     locks = LockTable(LockSettings.load().table, aws.dynamodb(), aws.step_functions())
-    lock = locks.release(session_key, turn_id)
+    lock = locks.release(request.session_key, request.turn_id, redrive_count(request.execution))
     return Result(owner=lock.owner.turn_id if lock.owner else None, waiting=len(lock.waiters))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.delivery import Delivery
+from functions.common.delivery import NOTICE, Delivery
 from functions.common.envelope import Chat
+from functions.common.execution import redrive_count
+from functions.common.lock import Held
 from functions.common.observability import StepRequest, step
 from functions.common.rendering import plan
 from functions.common.sessions import SessionTable
@@ -16,9 +18,6 @@ from functions.common.settings import ReplySettings
 from functions.common.snapshots import RunResult, Snapshots
 from functions.common.telegram import bot_api
 from functions.common.texts import say
-
-ANSWER_PARTS = ("notice", "answer", "document", "file")
-"""The ledger also holds the notices of earlier failures of the turn."""
 
 
 class Request(StepRequest):
@@ -28,6 +27,8 @@ class Request(StepRequest):
     message_id: int
     language: str
     result: str
+    lock: Held
+    execution: dict[str, Any]
     notice: Literal["session_lost"] | None = None
 
 
@@ -41,6 +42,7 @@ class Result(BaseModel):
 @step(Request)
 def handler(request: Request) -> Result:
     """Send what the ledger does not hold yet. Raises the TelegramError that stopped it; a retry resumes there."""
+    request.lock.check(redrive_count(request.execution))
     settings = ReplySettings.load()
     snapshots = Snapshots(settings.bucket, aws.s3())
     run = snapshots.read(request.result, RunResult)
@@ -62,5 +64,5 @@ def handler(request: Request) -> Result:
         delivery.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
     for number, file in enumerate(run.files):
         delivery.document(f"file{number}", file.name, snapshots.get(file.key))
-    answered = [message for part, message in delivery.sent.items() if part.startswith(ANSWER_PARTS)]
+    answered = [message for part, message in delivery.sent.items() if not part.startswith(NOTICE)]
     return Result(form=how.form, message_ids=answered)

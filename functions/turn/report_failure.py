@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.delivery import Delivery
-from functions.common.envelope import Chat
+from functions.common.envelope import Chat, rerun_data
 from functions.common.errors import TelegramRefused
+from functions.common.execution import Failure, readable_cause, redrive_count
 from functions.common.observability import StepRequest, logger, step
 from functions.common.sessions import SessionTable
 from functions.common.settings import NoticeSettings
 from functions.common.telegram import bot_api
 from functions.common.texts import say
 
-
-class Failure(BaseModel):
-    """What a Catch puts into the state: Step Functions' own names."""
-
-    Error: str
-    Cause: str = ""
+TEXTS = {"TooManyWaiting": "too_many_waiting"}
+"""Errors with a notice of their own."""
 
 
 class Request(StepRequest):
@@ -53,30 +49,18 @@ def handler(request: Request) -> Result:
     delivery = Delivery(
         bot_api(settings), table, request.session_key, request.turn_id, request.chat, request.message_id
     )
-    notice = f"failure{redrives}"
-    text = say("failed", request.language, error=request.error.Error, turn=request.turn_id)
+    text = say(
+        TEXTS.get(request.error.Error, "failed"), request.language, error=request.error.Error, turn=request.turn_id
+    )
+    button = {"text": say("run_again", request.language), "callback_data": rerun_data(request.turn_id)}
+    sent = []
     try:
-        delivery.text(notice, text)
+        sent.append(delivery.notice(redrives, text, {"inline_keyboard": [[button]]}))
     except TelegramRefused as error:
         logger.warning("the chat refuses the failure notice", cause=str(error))
-    sent = [message_id for part, message_id in delivery.sent.items() if part.startswith(f"{notice}.")]
     return Result(
         error=request.error.Error,
         cause=readable_cause(request.error.Cause),
         redrive_count=redrives,
         message_ids=sent,
     )
-
-
-def redrive_count(execution: dict[str, Any]) -> int:
-    """How often the execution was redriven; the field is absent before the first time."""
-    return int(execution.get("RedriveCount", 0))
-
-
-def readable_cause(cause: str) -> str:
-    """The message inside a Lambda function's error document, or the cause as it is."""
-    try:
-        document = json.loads(cause)
-    except ValueError:
-        return cause
-    return str(document.get("errorMessage", cause)) if isinstance(document, dict) else cause

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.common import errors
+from functions.common.execution import Failure, readable_cause, redrive_count
 from functions.common.observability import StepRequest, step
-from functions.turn.report_failure import Failure, readable_cause, redrive_count
 
 
 class Noted(BaseModel):

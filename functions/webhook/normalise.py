@@ -97,7 +97,7 @@ def _button(
         reason=None if may else "not_allowed",
         chat=envelope.Chat(id=message.chat.id, thread_id=thread_id, type=message.chat.type),
         user=_user(query.from_user),
-        button=Button(id=query.id, data=query.data or ""),
+        button=Button(id=query.id, data=query.data or "", message_id=message.message_id),
     )
 
 

@@ -124,6 +124,8 @@ class AwsEndpoint:
                 "stateMachineArn": execution.state_machine.arn,
                 "name": execution.name,
                 "status": ExecutionStatus(execution.exec_status).value,
+                "startDate": int(execution.start_date.timestamp() * 1000),
+                "stopDate": int(execution.stop_date.timestamp() * 1000) if execution.stop_date else None,
             },
         }
         for rule in self.rules:

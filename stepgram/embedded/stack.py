@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, Self
@@ -179,7 +180,7 @@ class EmbeddedStack:
         if execution.sm_type != "STANDARD":
             return
         self._saver.changed()
-        self.aws.deliver_status(execution)
+        threading.Thread(target=self.aws.deliver_status, args=(execution,), daemon=True, name="event").start()
 
     def _save(self) -> None:
         for execution in self.step_functions.executions():

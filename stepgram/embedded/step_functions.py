@@ -3,7 +3,8 @@
 - Nested `states:startExecution`: its parameters in the API's casing, its answer in the state language's.
 - StartSyncExecution, RedriveExecution, and DescribeExecution's redrive fields.
 - StartExecution is atomic: two at once with one name give one execution.
-- StopExecution with error and cause, answered when the execution has stopped.
+- StopExecution with error and cause, effective at once.
+- `States.ALL` does not match States.Runtime and States.DataLimitExceeded.
 - A task token works once: the second answer gets TaskTimedOut.
 - Executions can be saved and restored; one that ran goes on from the state it was in.
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 import copy
 import json
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -25,6 +25,9 @@ from typing import Any
 import botocore.session
 from moto.core.config import default_user_config
 from moto.stepfunctions.parser.api import ExecutionStatus, HistoryEventType, StateMachineType
+from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
+from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name import StatesErrorName
+from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import StatesErrorNameType
 from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (
     StateTaskServiceSfn,
@@ -49,8 +52,13 @@ from moto.stepfunctions.parser.models import StepFunctionsParserBackend, stepfun
 REDRIVABLE = timedelta(days=14)
 """How long after its end an execution can be redriven (developer guide, redrive)."""
 
+UNCATCHABLE = [
+    StatesErrorName(typ=StatesErrorNameType.StatesRuntime),
+    StatesErrorName(typ=StatesErrorNameType.StatesStatesDataLimitExceeded),
+]
+"""What `States.ALL` does not match (developer guide, "Handling errors in Step Functions workflows")."""
+
 ENDED = (ExecutionStatus.FAILED, ExecutionStatus.ABORTED, ExecutionStatus.TIMED_OUT)
-STOPPED_WITHIN_SECONDS = 5.0
 
 Reply = tuple[int, dict[str, Any]]
 """An HTTP status and the JSON body of an API answer."""
@@ -73,6 +81,7 @@ class StepFunctions:
         self._account = account
         self._region = region
         self._starting = threading.Lock()
+        self._ending = threading.Lock()
         self._used_tokens: set[str] = set()
         self.on_change: Callable[[Any], None] = lambda execution: None
         _patch(self)
@@ -158,13 +167,37 @@ class StepFunctions:
 
     def _stop(self, body: dict[str, Any]) -> Reply:
         execution = self._execution(body["executionArn"])
-        if execution.exec_status == ExecutionStatus.RUNNING:
-            execution.stop(datetime.now(UTC), body.get("error"), body.get("cause"))
-            execution.error, execution.cause = body.get("error"), body.get("cause")
-            end = time.monotonic() + STOPPED_WITHIN_SECONDS
-            while execution.exec_status == ExecutionStatus.RUNNING and time.monotonic() < end:
-                time.sleep(0.01)
-        return 200, _plain({"stopDate": execution.stop_date or datetime.now(UTC)})
+        with self._ending:
+            stopped = execution.exec_status == ExecutionStatus.RUNNING
+            if stopped:
+                execution = self._abort(execution, body.get("error"), body.get("cause"))
+        if stopped:
+            self.on_change(execution)
+        return 200, _plain({"stopDate": execution.stop_date})
+
+    def _abort(self, execution: Any, error: str | None, cause: str | None) -> Any:
+        """End an execution at once, as AWS does, although a task of it may run on for long.
+
+        moto's thread sits in that task until it returns, so it is left behind with its environment, and the execution
+        goes on without it as one restored from its own history.
+        """
+        now = datetime.now(UTC)
+        document = self.dump(execution)
+        execution.left_behind = True
+        execution.stop(now, error, cause)
+        for machine in self._backend.state_machines:
+            machine.executions[:] = [e for e in machine.executions if e is not execution]
+        last = len(document["history"])
+        details = {k: v for k, v in (("error", error), ("cause", cause)) if v is not None}
+        event = {
+            "id": last + 1,
+            "previousEventId": last,
+            "timestamp": now.timestamp(),
+            "type": HistoryEventType.ExecutionAborted.value,
+            "executionAbortedEventDetails": details,
+        }
+        ended = {"status": "ABORTED", "stop_date": now.isoformat(), "error": error, "cause": cause}
+        return self.restore({**document, **ended, "history": [*document["history"], event]})
 
     def _redrive(self, body: dict[str, Any]) -> Reply:
         with self._starting:
@@ -349,7 +382,20 @@ def _patch(additions: StepFunctions) -> None:
     StateTaskServiceSfn._get_boto_service_name = lambda self, boto_service_name=None: "stepfunctions"
 
     def terminated(self: Any) -> None:
-        self._reflect_execution_status()
+        with additions._ending:
+            if getattr(self.execution, "left_behind", False):
+                return
+            self._reflect_execution_status()
         additions.on_change(self.execution)
 
     BaseExecutionWorkerCommunication.terminated = terminated
+    matches = getattr(ErrorEqualsDecl, "_stepgram_original", ErrorEqualsDecl._eval_body)
+    ErrorEqualsDecl._stepgram_original = matches
+
+    def eval_body(self: Any, env: Any) -> None:
+        if ErrorEqualsDecl._STATE_ALL_ERROR in self.error_names and env.stack[-1] in UNCATCHABLE:
+            env.stack[-1] = False
+        else:
+            matches(self, env)
+
+    ErrorEqualsDecl._eval_body = eval_body

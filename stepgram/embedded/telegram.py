@@ -84,6 +84,7 @@ class Telegram:
         app.add_url_rule("/bot<token>/<method>", view_func=self._bot, methods=["GET", "POST"])
         app.add_url_rule("/", view_func=self._page)
         app.add_url_rule("/person/messages", view_func=self._person_message, methods=["POST"])
+        app.add_url_rule("/person/buttons", view_func=self._person_button, methods=["POST"])
         app.add_url_rule("/person/updates/<int:update_id>", view_func=self._person_update)
         app.add_url_rule("/person/chats", view_func=self._person_chats)
         app.add_url_rule("/person/chats/<chat_id>/messages", view_func=self._person_messages)
@@ -126,7 +127,7 @@ class Telegram:
             raise BotApiError(400, f"Bad Request: parameter {where}: {first['msg']}") from error
         with self._lock:
             self.calls.append((method, parameters))
-            if method.lower().startswith("send") and self._faults:
+            if method.lower().startswith(("send", "editmessagetext")) and self._faults:
                 raise self._faults.popleft()
             return handler(parameters)
 
@@ -173,44 +174,41 @@ class Telegram:
         return True
 
     def _send_message(self, parameters: dict[str, Any]) -> Any:
-        text = str(parameters["text"])
-        entities = parameters.get("entities") or []
-        units = utf16_len(text)
-        for entity in entities:
-            start, end = entity["offset"], entity["offset"] + entity["length"]
-            if start < 0 or entity["length"] <= 0 or start > units:
-                raise BotApiError(400, f"Bad Request: entity begins after the end of the text at UTF-16 offset {start}")
-            if end > units:
-                raise BotApiError(
-                    400,
-                    f"Bad Request: entity beginning at UTF-16 offset {start} ends after the end of the text at "
-                    f"UTF-16 offset {end}",
-                )
-            if not (_is_boundary(text, start) and _is_boundary(text, end)):
-                raise BotApiError(400, f"Bad Request: entity beginning at UTF-16 offset {start} splits a symbol")
-        if not text.strip():
-            raise BotApiError(400, "Bad Request: message text is empty")
-        if units > TEXT_LIMIT:
-            raise BotApiError(400, "Bad Request: message is too long")
-        return self._sent_message(parameters, {"text": text, "entities": entities})
+        return self._sent_message(parameters, _text_content(parameters))
 
     def _send_rich_message(self, parameters: dict[str, Any]) -> Any:
-        rich = parameters["rich_message"]
-        given = [name for name in ("markdown", "html", "blocks") if rich.get(name)]
-        if len(given) != 1:
-            raise BotApiError(400, "Bad Request: exactly one of the fields html, markdown or blocks must be used")
-        if given[0] != "markdown":
-            raise BotApiError(400, f"Bad Request: {given[0]} is not supported here")
-        markdown = rich["markdown"]
-        if not markdown.strip():
-            raise BotApiError(400, "Bad Request: message text is empty")
-        if len(markdown) > RICH_LIMIT:
-            raise BotApiError(400, "Bad Request: rich message is too long")
-        html = richify(markdown).html
-        blocks = [{"type": "paragraph", "text": markdown}]
-        return self._sent_message(
-            parameters, {"rich_message": {"blocks": blocks}}, {"markdown": markdown, "html": html}
-        )
+        return self._sent_message(parameters, _rich_content(parameters["rich_message"]))
+
+    def _edit_message_text(self, parameters: dict[str, Any]) -> Any:
+        """Replaces text, form and buttons; a message without `reply_markup` has none afterwards."""
+        rich = parameters.get("rich_message")
+        return self._edited(parameters, _rich_content(rich) if rich else _text_content(parameters))
+
+    def _edit_message_reply_markup(self, parameters: dict[str, Any]) -> Any:
+        return self._edited(parameters, None)
+
+    def _edited(self, parameters: dict[str, Any], content: dict[str, Any] | None) -> Any:
+        chat = self._chat(int(parameters["chat_id"]))
+        wanted = int(parameters["message_id"])
+        message = next((m for m in chat["messages"] if m["message_id"] == wanted), None)
+        if message is None:
+            raise BotApiError(400, "Bad Request: message to edit not found")
+        if not message["from"]["is_bot"]:
+            raise BotApiError(400, "Bad Request: message can't be edited")
+        kept = {k: v for k, v in message.items() if k not in (*CONTENT, "reply_markup")}
+        old = {k: message[k] for k in CONTENT if k in message}
+        markup = parameters.get("reply_markup")
+        new = {**kept, **(old if content is None else content), **({"reply_markup": markup} if markup else {})}
+        if new == message:
+            raise BotApiError(
+                400,
+                "Bad Request: message is not modified: specified new message content and reply markup are exactly "
+                "the same as a current content and reply markup of the message",
+            )
+        message.clear()
+        message.update(new, edit_date=int(time.time()))
+        self.on_change()
+        return _public(message)
 
     def _send_document(self, parameters: dict[str, Any]) -> Any:
         upload = request.files.get("document")
@@ -237,9 +235,7 @@ class Telegram:
         }
         return self._sent_message(parameters, {"document": document, **({"caption": caption} if caption else {})})
 
-    def _sent_message(
-        self, parameters: dict[str, Any], content: dict[str, Any], page: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _sent_message(self, parameters: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
         chat_id = int(parameters["chat_id"])
         chat = self._chat(chat_id)
         self._flood(chat_id)
@@ -247,6 +243,8 @@ class Telegram:
         if thread is not None and int(thread) not in chat["threads"]:
             raise BotApiError(400, "Bad Request: message thread not found")
         message: dict[str, Any] = {"from": BOT, **content}
+        if parameters.get("reply_markup"):
+            message["reply_markup"] = parameters["reply_markup"]
         if thread is not None:
             message |= {"message_thread_id": int(thread), "is_topic_message": True}
         reply = parameters.get("reply_parameters")
@@ -258,7 +256,7 @@ class Telegram:
                 message["reply_to_message"] = {
                     k: quoted[k] for k in ("message_id", "date", "chat", "text") if k in quoted
                 }
-        return _public(self._add(chat, message | ({"_page": page} if page else {})))
+        return _public(self._add(chat, message))
 
     def _chat(self, chat_id: int) -> dict[str, Any]:
         chat: dict[str, Any] | None = self.state["chats"].get(str(chat_id))
@@ -319,6 +317,15 @@ class Telegram:
             message = self._add(chat, {"from": user, **topic, "text": text, **entities})
             update_id = self.queue({"message": _public(message)}, chat_id)
         return {"update_id": update_id, "message_id": int(message["message_id"])}
+
+    def press(self, chat_id: int, message_id: int, data: str, language: str = "en") -> int:
+        """A person presses an inline button; returns the update_id."""
+        with self._lock:
+            chat = self.state["chats"][str(chat_id)]
+            message = next(m for m in chat["messages"] if m["message_id"] == message_id)
+            user = {"id": abs(chat_id), "is_bot": False, "first_name": "You", "language_code": language}
+            query = {"id": f"query{self.state['next_update']}", "from": user, "chat_instance": str(chat_id)}
+            return self.queue({"callback_query": {**query, "data": data, "message": _public(message)}}, chat_id)
 
     def queue(self, update: dict[str, Any], chat_id: int) -> int:
         """Put an update into its chat's delivery queue; returns its update_id."""
@@ -402,6 +409,13 @@ class Telegram:
         except (KeyError, ValueError) as error:
             return Response(f"bad field: {error}", 400)
 
+    def _person_button(self) -> Any:
+        body = request.get_json()
+        try:
+            return {"update_id": self.press(int(body["chat_id"]), int(body["message_id"]), str(body["data"]))}
+        except (KeyError, ValueError, StopIteration) as error:
+            return Response(f"no such button: {error}", 400)
+
     def _page(self) -> Response:
         return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
 
@@ -436,6 +450,50 @@ def _methods() -> dict[str, Any]:
 
     models = vars(aiogram.methods).items()
     return {name.lower(): model for name, model in models if hasattr(model, "__api_method__")}
+
+
+CONTENT = ("text", "entities", "rich_message", "_page", "document", "caption")
+"""The fields of a message that an edit replaces."""
+
+
+def _text_content(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The content of a classic message, after Telegram's checks."""
+    text = str(parameters["text"])
+    entities = parameters.get("entities") or []
+    units = utf16_len(text)
+    for entity in entities:
+        start, end = entity["offset"], entity["offset"] + entity["length"]
+        if start < 0 or entity["length"] <= 0 or start > units:
+            raise BotApiError(400, f"Bad Request: entity begins after the end of the text at UTF-16 offset {start}")
+        if end > units:
+            raise BotApiError(
+                400,
+                f"Bad Request: entity beginning at UTF-16 offset {start} ends after the end of the text at "
+                f"UTF-16 offset {end}",
+            )
+        if not (_is_boundary(text, start) and _is_boundary(text, end)):
+            raise BotApiError(400, f"Bad Request: entity beginning at UTF-16 offset {start} splits a symbol")
+    if not text.strip():
+        raise BotApiError(400, "Bad Request: message text is empty")
+    if units > TEXT_LIMIT:
+        raise BotApiError(400, "Bad Request: message is too long")
+    return {"text": text, "entities": entities}
+
+
+def _rich_content(rich: dict[str, Any]) -> dict[str, Any]:
+    """The content of a rich message, after Telegram's checks."""
+    given = [name for name in ("markdown", "html", "blocks") if rich.get(name)]
+    if len(given) != 1:
+        raise BotApiError(400, "Bad Request: exactly one of the fields html, markdown or blocks must be used")
+    if given[0] != "markdown":
+        raise BotApiError(400, f"Bad Request: {given[0]} is not supported here")
+    markdown = rich["markdown"]
+    if not markdown.strip():
+        raise BotApiError(400, "Bad Request: message text is empty")
+    if len(markdown) > RICH_LIMIT:
+        raise BotApiError(400, "Bad Request: rich message is too long")
+    blocks = [{"type": "paragraph", "text": markdown}]
+    return {"rich_message": {"blocks": blocks}, "_page": {"markdown": markdown, "html": richify(markdown).html}}
 
 
 def _new_chat(chat_id: int, name: str) -> dict[str, Any]:

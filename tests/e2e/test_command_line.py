@@ -214,7 +214,7 @@ def test_a_turn_that_runs_when_the_stack_stops_goes_on_when_it_starts(local: Cal
     until(lambda: len(again.texts(8)) == 2)
     assert "done." in again.texts(8)[0]
     assert "This is message 2" in again.texts(8)[1]
-    assert {row["status"] for row in again.executions()} == {"SUCCEEDED"}
+    until(lambda: {row["status"] for row in again.executions()} == {"SUCCEEDED"})
 
 
 def test_two_commands_at_once_wait_for_each_other(home: Path, stepgram: Run) -> None:

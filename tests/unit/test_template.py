@@ -97,7 +97,9 @@ def test_the_embedded_stack_deploys_every_function_route_and_rule(stack: Embedde
 
     assert {spec.logical_id for spec in deployed.functions.values()} == set(FUNCTIONS)
     assert [(r.method, r.path) for r in deployed.routes] == [("POST", "/webhook")]
-    assert [rule.pattern["detail"]["status"] for rule in deployed.rules] == [["FAILED", "TIMED_OUT", "ABORTED"]]
+    assert [rule.pattern["detail"]["status"] for rule in deployed.rules] == [
+        ["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"]
+    ]
     assert set(deployed.outputs) == set(TEMPLATE["Outputs"])
 
 

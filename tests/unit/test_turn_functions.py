@@ -18,6 +18,7 @@ from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Person
 
 Call = Callable[[str, dict[str, Any]], Answer]
+HELD = {"lock": {"fence": 7, "redrive_count": 0}, "execution": {"Id": "arn"}}
 SESSION = "11111111-1111-4111-8111-111111111111"
 
 
@@ -47,7 +48,7 @@ class Turn:
         endpoint = self.stack.addresses.aws
         table = self.stack.deployment.outputs["SessionTable"]
         locks = LockTable(table, client("dynamodb", endpoint), client("stepfunctions", endpoint))
-        owner = Claim(turn_id=self.id, order=(1, 1), token="t", execution_arn="arn")
+        owner = Claim(turn_id=self.id, order=(1, 1), sequence=(0, "", 0), token="t", execution_arn="arn")
         assert locks._write(self.key, Lock(owner=owner, fence=7), 0)
         return 7
 
@@ -63,7 +64,7 @@ class Turn:
 
     def reply(self, result: str, **more: Any) -> dict[str, Any]:
         chat = {"id": self.chat, "thread_id": 0, "type": "private"}
-        return self.step("Reply", chat=chat, message_id=1, language="en", result=result, **more)
+        return self.step("Reply", chat=chat, message_id=1, language="en", result=result, **HELD, **more)
 
     def persist(self, fence: int, version: int = 0, run: str = "r") -> dict[str, Any]:
         return self.failing(
@@ -163,7 +164,7 @@ def test_an_empty_answer_says_so(turn: Turn, person: Person) -> None:
 def test_a_reply_without_its_result_names_the_object(turn: Turn) -> None:
     chat = {"id": turn.chat, "thread_id": 0, "type": "private"}
 
-    found = turn.failing("Reply", chat=chat, message_id=1, language="en", result="sessions/x/gone.json")
+    found = turn.failing("Reply", chat=chat, message_id=1, language="en", result="sessions/x/gone.json", **HELD)
 
     assert found["errorType"] == "SnapshotMissing"
     assert "sessions/x/gone.json" in found["errorMessage"]
@@ -225,7 +226,18 @@ def test_a_release_by_a_turn_that_owns_nothing_changes_nothing(turn: Turn) -> No
     fence = turn.own()
     before = turn.table._get(turn.key, "lock")
 
-    found = turn.step("ReleaseLock", turn_id="c1-t0-u999")
+    found = turn.step("ReleaseLock", turn_id="c1-t0-u999", execution={})
 
     assert (found["owner"], fence) == (turn.id, fence)
     assert turn.table._get(turn.key, "lock") == before
+
+
+def test_a_reply_of_an_execution_that_was_redriven_since_sends_nothing(turn: Turn, person: Person) -> None:
+    turn.stack.telegram.say(turn.chat, "/help")
+    chat = {"id": turn.chat, "thread_id": 0, "type": "private"}
+    held = {"lock": {"fence": 7, "redrive_count": 0}, "execution": {"Id": "arn", "RedriveCount": 1}}
+
+    found = turn.failing("Reply", chat=chat, message_id=1, language="en", result=turn.run("no"), **held)
+
+    assert found["errorType"] == "LockLost"
+    assert "no" not in person.texts(turn.chat)

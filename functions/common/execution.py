@@ -1,0 +1,29 @@
+"""What the context object and the Catch blocks of a definition say, as code reads it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class Failure(BaseModel):
+    """What a Catch puts into the state: Step Functions' own names."""
+
+    Error: str
+    Cause: str = ""
+
+
+def redrive_count(execution: dict[str, Any]) -> int:
+    """How often an execution (`$$.Execution`) was redriven; the field is absent before the first time."""
+    return int(execution.get("RedriveCount", 0))
+
+
+def readable_cause(cause: str) -> str:
+    """The message inside a Lambda function's error document, or the cause as it is."""
+    try:
+        document = json.loads(cause)
+    except ValueError:
+        return cause
+    return str(document.get("errorMessage", cause)) if isinstance(document, dict) else cause
