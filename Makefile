@@ -2,7 +2,7 @@
 UV := $(or $(shell command -v uv),.tools/bin/uv)
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: setup run test check bench build deploy docs test-docker constraints
+.PHONY: setup run test check bench bench-load build deploy docs test-docker constraints
 
 setup: $(UV)  ## the environment, with the versions of constraints.txt
 	$(UV) sync --quiet
@@ -26,6 +26,9 @@ check: setup  ## style, types, templates, definitions, generated files
 
 bench: setup  ## how long things take, as a table and JSON
 	$(UV) run python -m tests.bench $(ARGS)
+
+bench-load: setup  ## 200 chats x 10 messages at once with faults; loopback only, some minutes
+	$(UV) run python -m tests.bench.load $(ARGS)
 
 build: setup  ## what goes to AWS (the agent's image needs Docker)
 	$(SAM) build

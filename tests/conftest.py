@@ -120,10 +120,9 @@ class Person:
         return f"{machine.replace(':stateMachine:', ':execution:')}:{name}"
 
     def status(self, name: str) -> str:
-        try:
-            return str(self.step_functions.describe_execution(executionArn=self.arn(name))["status"])
-        except self.step_functions.exceptions.ExecutionDoesNotExist:
-            return "NONE"
+        """The execution's status, read in this process: many tests wait at once."""
+        found = [e.status for e in self.stack.step_functions.executions() if e.name == name]
+        return str(found[-1]) if found else "NONE"
 
     def wait(self, name: str) -> ExecutionDetail:
         """Wait for the end of a turn."""
@@ -163,9 +162,11 @@ def person(stack: EmbeddedStack) -> Person:
 def until(condition: Callable[[], bool], seconds: float = TURN_SECONDS) -> None:
     """Wait for a condition that another thread makes true; fail loudly when it never does."""
     end = time.monotonic() + seconds
+    pause = 0.01
     while not condition():
         assert time.monotonic() < end, "the condition did not come true in time"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(pause * 1.3, 0.25)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functions.common.envelope import Chat
 from functions.common.errors import TelegramRefused
 from functions.common.rendering import Classic, classic_parts, plain_parts
-from functions.common.sessions import SessionTable
+from functions.common.sessions import COMPLETE, SessionTable
 from functions.common.telegram import BotApi
 
 FORMAT_REFUSED = 400
@@ -36,11 +36,19 @@ class Delivery:
         self.sent = dict(table.turn(session_key, turn_id).delivered)
         self._notice = self._open_notice()
 
+    @property
+    def message_ids(self) -> list[int]:
+        """The messages of the answer."""
+        return [message for part, message in self.sent.items() if part != COMPLETE and not part.startswith(NOTICE)]
+
+    def complete(self) -> None:
+        """Note that nothing of the answer is missing: from now on no failure of the turn is worth a notice."""
+        self._once(COMPLETE, lambda: 0)
+
     def _open_notice(self) -> int | None:
         """The failure notice that stands in the chat: the next text takes its place."""
         notices = {message for part, message in self.sent.items() if part.startswith(NOTICE)}
-        answers = {message for part, message in self.sent.items() if not part.startswith(NOTICE)}
-        return max(notices - answers, default=None)
+        return max(notices - set(self.message_ids), default=None)
 
     def notice(self, number: int, text: str, keyboard: dict[str, object]) -> int:
         """The turn's failure notice, the `number`th; it takes the place of the one before. Returns its message id."""

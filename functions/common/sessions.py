@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 DAY_SECONDS = 86_400
 
+COMPLETE = "complete"
+"""The ledger's last entry: nothing of the answer is missing."""
+
 
 class Pointer(BaseModel):
     """Where a conversation stands: `version` turns are committed, `manifest` is the S3 key of the newest."""
@@ -48,6 +51,11 @@ class TurnRecord(BaseModel):
     version: int | None = None
     base_manifest: str | None = None
     delivered: dict[str, int] = {}
+
+    @property
+    def answered(self) -> bool:
+        """Whether the whole answer is in the chat."""
+        return COMPLETE in self.delivered
 
     @property
     def committed(self) -> bool:
@@ -178,14 +186,22 @@ class SessionTable:
     def delivered(self, session_key: str, turn_id: str, part: str, message_id: int) -> None:
         """Note that a part of the turn's answer is in the chat."""
         key, names = f"turn#{turn_id}", {"#ttl": "ttl"}
-        self._update(
-            session_key,
-            key,
-            "SET delivered = if_not_exists(delivered, :empty), #ttl = :ttl",
-            names=names,
-            values={":empty": {}, ":ttl": self._expiry()},
-        )
-        self._update(session_key, key, "SET delivered.#part = :id", names={"#part": part}, values={":id": message_id})
+        first = {":first": {part: message_id}, ":ttl": self._expiry()}
+        try:
+            self._update(
+                session_key,
+                key,
+                "SET delivered = :first, #ttl = :ttl",
+                names=names,
+                values=first,
+                condition="attribute_not_exists(delivered)",
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                raise
+            self._update(
+                session_key, key, "SET delivered.#part = :id", names={"#part": part}, values={":id": message_id}
+            )
 
     def _expiry(self) -> int:
         return int(time.time()) + self._ttl_seconds
@@ -200,14 +216,22 @@ class SessionTable:
         return {name: read(value) for name, value in found.items()}
 
     def _update(
-        self, session_key: str, sort_key: str, expression: str, names: dict[str, str], values: dict[str, Any]
+        self,
+        session_key: str,
+        sort_key: str,
+        expression: str,
+        names: dict[str, str],
+        values: dict[str, Any],
+        condition: str | None = None,
     ) -> None:
+        only_if: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
         self._dynamodb.update_item(
             TableName=self._table,
             Key=_key(session_key, sort_key),
             UpdateExpression=expression,
             ExpressionAttributeNames=names,
             ExpressionAttributeValues=_values(values),
+            **only_if,
         )
 
 

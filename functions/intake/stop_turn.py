@@ -10,6 +10,9 @@ from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
 from functions.intake.request import Outcome, Request, tell
 
+STOPPED_BY_USER = "StoppedByUser"
+"""The error of an execution that /stop ended: the chat was told, so it gets no failure notice."""
+
 
 def run(request: Request) -> Outcome:
     """Stop the owner's execution, if one runs. A redelivered update must not stop the turn after it."""
@@ -22,7 +25,7 @@ def run(request: Request) -> Outcome:
         return Outcome(outcome="nothing to stop")
     try:
         step_functions.stop_execution(
-            executionArn=lock.owner.execution_arn, error="StoppedByUser", cause=f"/stop in {request.turn_id}"
+            executionArn=lock.owner.execution_arn, error=STOPPED_BY_USER, cause=f"/stop in {request.turn_id}"
         )
     except ClientError as error:
         if error.response["Error"]["Code"] != "ExecutionDoesNotExist":

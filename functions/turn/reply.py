@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.delivery import NOTICE, Delivery
+from functions.common.delivery import Delivery
 from functions.common.envelope import Chat
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
@@ -64,5 +64,5 @@ def handler(request: Request) -> Result:
         delivery.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
     for number, file in enumerate(run.files):
         delivery.document(f"file{number}", file.name, snapshots.get(file.key))
-    answered = [message for part, message in delivery.sent.items() if not part.startswith(NOTICE)]
-    return Result(form=how.form, message_ids=answered)
+    delivery.complete()
+    return Result(form=how.form, message_ids=delivery.message_ids)

@@ -11,6 +11,7 @@ from functions.common.delivery import Delivery
 from functions.common.envelope import Chat, rerun_data
 from functions.common.errors import TelegramRefused
 from functions.common.execution import Failure, readable_cause, redrive_count
+from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
 from functions.common.sessions import SessionTable
 from functions.common.settings import NoticeSettings
@@ -21,12 +22,24 @@ TEXTS = {"TooManyWaiting": "too_many_waiting"}
 """Errors with a notice of their own."""
 
 
-class Request(StepRequest):
-    """The failure and the execution as Step Functions knows it (`$$.Execution`)."""
+class FailedTurn(StepRequest):
+    """A turn and whom to tell, in whose language."""
 
     chat: Chat
     message_id: int
     language: str
+
+
+class Turn(BaseModel):
+    """The state of the turn; `lock` is absent when it failed before it owned one."""
+
+    lock: Held | None = None
+
+
+class Request(FailedTurn):
+    """The failure, the turn, and the execution as Step Functions knows it (`$$.Execution`)."""
+
+    turn: Turn
     error: Failure
     execution: dict[str, Any]
 
@@ -42,25 +55,31 @@ class Result(BaseModel):
 
 @step(Request)
 def handler(request: Request) -> Result:
-    """Send the notice once for each failure. A chat that refuses it does not stop the release of the lock."""
-    settings = NoticeSettings.load()
+    """Send the notice once for each failure. A chat that refuses it does not stop the release of the lock.
+
+    An execution that was stopped here and redriven is not a new failure: nothing is said, and TurnFailed lets it pass.
+    """
     redrives = redrive_count(request.execution)
-    table = SessionTable(settings.table, aws.dynamodb())
-    delivery = Delivery(
-        bot_api(settings), table, request.session_key, request.turn_id, request.chat, request.message_id
-    )
-    text = say(
-        TEXTS.get(request.error.Error, "failed"), request.language, error=request.error.Error, turn=request.turn_id
-    )
-    button = {"text": say("run_again", request.language), "callback_data": rerun_data(request.turn_id)}
-    sent = []
-    try:
-        sent.append(delivery.notice(redrives, text, {"inline_keyboard": [[button]]}))
-    except TelegramRefused as error:
-        logger.warning("the chat refuses the failure notice", cause=str(error))
+    failed = request.turn.lock.redrive_count if request.turn.lock else redrives
     return Result(
         error=request.error.Error,
         cause=readable_cause(request.error.Cause),
-        redrive_count=redrives,
-        message_ids=sent,
+        redrive_count=failed,
+        message_ids=tell(request, request.error.Error, redrives) if failed == redrives else [],
     )
+
+
+def tell(turn: FailedTurn, error: str, redrives: int) -> list[int]:
+    """Tell the chat, once for each redrive, unless it has its answer; returns the notice's message id, if any."""
+    settings = NoticeSettings.load()
+    table = SessionTable(settings.table, aws.dynamodb())
+    if table.turn(turn.session_key, turn.turn_id).answered:
+        return []
+    delivery = Delivery(bot_api(settings), table, turn.session_key, turn.turn_id, turn.chat, turn.message_id)
+    text = say(TEXTS.get(error, "failed"), turn.language, error=error, turn=turn.turn_id)
+    button = {"text": say("run_again", turn.language), "callback_data": rerun_data(turn.turn_id)}
+    try:
+        return [delivery.notice(redrives, text, {"inline_keyboard": [[button]]})]
+    except TelegramRefused as refusal:
+        logger.warning("the chat refuses the failure notice", cause=str(refusal))
+        return []

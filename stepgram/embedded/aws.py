@@ -6,6 +6,7 @@ import io
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
@@ -22,6 +23,9 @@ TARGET = "AWSStepFunctions."
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
+
+
+ASYNCHRONOUS_TRIES = 3
 
 
 class AwsEndpoint:
@@ -77,11 +81,11 @@ class AwsEndpoint:
         try:
             answer = self.functions.invoke(reference, _body(environ))
         except InvokeError as error:
-            headers = [("x-amzn-ErrorType", error.code)]
+            headers = [("x-amzn-ErrorType", error.code), ("x-amzn-RequestId", str(uuid.uuid4()))]
             document = {"Type": "User", "message": str(error)}
             return _json(start_response, error.status, document, "application/json", headers)
         headers = [("X-Amz-Function-Error", answer.function_error)] if answer.function_error else []
-        headers.append(("X-Amz-Executed-Version", "1"))
+        headers += [("X-Amz-Executed-Version", "1"), ("x-amzn-RequestId", str(uuid.uuid4()))]
         start_response("200 OK", [("Content-Type", "application/json"), *headers])
         return [answer.payload]
 
@@ -130,7 +134,15 @@ class AwsEndpoint:
         }
         for rule in self.rules:
             if self.functions is not None and matches(rule.pattern, event):
-                self.functions.invoke(rule.function, json.dumps(event).encode())
+                self._invoke_asynchronously(rule.function, json.dumps(event).encode())
+
+    def _invoke_asynchronously(self, function: str, event: bytes) -> None:
+        """As Lambda does for EventBridge: twice again when the function fails, here without the minutes in between
+        (https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html)."""
+        assert self.functions is not None
+        for _ in range(ASYNCHRONOUS_TRIES):
+            if self.functions.invoke(function, event).function_error is None:
+                return
 
 
 def matches(pattern: dict[str, Any], event: dict[str, Any]) -> bool:

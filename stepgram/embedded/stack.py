@@ -180,7 +180,9 @@ class EmbeddedStack:
         if execution.sm_type != "STANDARD":
             return
         self._saver.changed()
-        threading.Thread(target=self.aws.deliver_status, args=(execution,), daemon=True, name="event").start()
+        deliver = threading.Thread(target=self.aws.deliver_status, args=(execution,), daemon=True)
+        deliver.name = f"event-{execution.name}"
+        deliver.start()
 
     def _save(self) -> None:
         for execution in self.step_functions.executions():

@@ -20,15 +20,22 @@ import threading
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import botocore.session
 from moto.core.config import default_user_config
+from moto.settings import moto_server_port
 from moto.stepfunctions.parser.api import ExecutionStatus, HistoryEventType, StateMachineType
 from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
 from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name import StatesErrorName
 from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import StatesErrorNameType
 from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
+from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
+    state_task_service_dynamodb,
+    state_task_service_sfn,
+)
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (
     StateTaskServiceSfn,
 )
@@ -42,12 +49,15 @@ from moto.stepfunctions.parser.asl.eval.program_state import (
     ProgramTimedOut,
 )
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.parser.asl.utils import boto_client, json_path
 from moto.stepfunctions.parser.backend.execution import (
     BaseExecutionWorkerCommunication,
     Execution,
     SyncExecution,
 )
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend, stepfunctions_parser_backends
+
+_making = threading.Lock()
 
 REDRIVABLE = timedelta(days=14)
 """How long after its end an execution can be redriven (developer guide, redrive)."""
@@ -309,6 +319,7 @@ def _go_on(execution: Any) -> None:
     program = AmazonStateLanguageParser.parse(execution.state_machine.definition)[0]
     entered = [e["stateEnteredEventDetails"] for e in env.event_manager.get_event_history() if _is_entered(e)]
     env._program_state = ProgramRunning()
+    env.heap.clear()  # retry counters start again
     if entered:
         env.next_state_name = entered[-1]["name"]
         env.states.reset(json.loads(entered[-1]["input"]))
@@ -358,8 +369,33 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+@lru_cache(maxsize=16)
+def _client_at(port: int, region: str, service: str) -> Any:
+    """moto's own client."""
+    return boto_client.boto_client_for(region=region, service=service)
+
+
+def _client_for(region: str, service: str, state_credentials: Any = None) -> Any:
+    """One client per service and port: moto makes one for every task, which took a quarter of a turn's time."""
+    with _making:
+        return _client_at(moto_server_port(), region, service)
+
+
+def _remember() -> None:
+    """Definitions, paths and clients are made once: for every execution anew they took most of a turn's time.
+
+    What a parse returns is not changed by evaluating it; retry counters are in the environment (`env.heap`).
+    """
+    for module in (lambda_eval_utils, state_task_service_dynamodb, state_task_service_sfn):
+        module.boto_client_for = _client_for
+    if not hasattr(AmazonStateLanguageParser.parse, "cache_info"):
+        AmazonStateLanguageParser.parse = staticmethod(lru_cache(maxsize=64)(AmazonStateLanguageParser.parse))
+        json_path.parse = lru_cache(maxsize=4096)(json_path.parse)
+
+
 def _patch(additions: StepFunctions) -> None:
     """Put the nested start and the hooks into moto's classes; a second stack in one process takes them over."""
+    _remember()
     start = botocore.session.get_session().get_service_model("stepfunctions").operation_model("StartExecution")
     original = getattr(StateTaskServiceSfn, "_stepgram_original", StateTaskServiceSfn._normalise_parameters)
     StateTaskServiceSfn._stepgram_original = original

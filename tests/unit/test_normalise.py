@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from functions.common.envelope import NAME_LIMIT, Envelope
-from functions.turn.release_ended_turn import session_key
+from functions.turn.turn_ended import session_key
 from functions.webhook.normalise import normalise
 from functions.webhook.update import MAX_ID, Update
 

@@ -178,6 +178,7 @@ def test_a_failure_is_reported_once_in_the_users_language(turn: Turn, person: Pe
         "language": "zh-hans",
         "error": {"Error": "ModelRejected", "Cause": json.dumps({"errorMessage": "no", "errorType": "ModelRejected"})},
         "execution": {"Id": "arn"},
+        "turn": {},
     }
 
     first, again = turn.step("ReportFailure", **payload), turn.step("ReportFailure", **payload)
@@ -217,7 +218,7 @@ def test_a_malformed_payload_names_the_field(call: Call, function: str) -> None:
 
 
 def test_the_net_for_ended_turns_refuses_other_executions(call: Call) -> None:
-    answer = json.loads(call("ReleaseEndedTurnFunction", {"detail": {"name": "something-else"}}).payload)
+    answer = json.loads(call("TurnEndedFunction", {"detail": {"name": "something-else"}}).payload)
 
     assert answer["errorType"] == "BadInput"
 

@@ -1,0 +1,77 @@
+"""The net under the Turn: whatever ended it, its lock is given back, and somebody is told when nothing was answered.
+
+Called by the EventBridge rule on *Step Functions Execution Status Change*
+(https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html). Delivery is best effort: the event
+may come twice, late (when the execution was redriven since and rightly owns the lock again) or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from functions.common import aws
+from functions.common.errors import BadInput
+from functions.common.observability import logger, parse
+from functions.intake.stop_turn import STOPPED_BY_USER
+from functions.turn import release_lock, report_failure
+from functions.turn.report_failure import FailedTurn
+
+TURN_NAME = re.compile(r"^c(-?\d+)-t(\d+)-u\d+")
+
+
+class StatusChange(BaseModel):
+    """The event's detail; `stopDate` in milliseconds since 1970."""
+
+    executionArn: str
+    name: str
+    status: str
+    stopDate: int
+
+
+class Event(BaseModel):
+    """The event."""
+
+    detail: StatusChange
+
+
+def session_key(turn_id: str) -> str:
+    """The conversation a turn belongs to, read from its name. Raises BadInput for any other name."""
+    match = TURN_NAME.match(turn_id)
+    if match is None:
+        raise BadInput(f"detail.name: {turn_id!r} is not a turn's name")
+    return f"{match[1]}:{match[2]}"
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Release what the ended attempt of the turn held, and report a failure that nobody reported."""
+    detail = parse(Event, event).detail
+    key = session_key(detail.name)
+    execution = dict(aws.step_functions().describe_execution(executionArn=detail.executionArn))
+    redrives = ended_redrive(execution, detail.stopDate)
+    keys = {"turn_id": detail.name, "session_key": key, "state": "TurnEnded"}
+    result = release_lock.handler({**keys, "execution": {"RedriveCount": redrives}}, context)
+    if detail.status != "SUCCEEDED" and redrives == execution.get("redriveCount", 0):
+        report(keys, execution, redrives)
+    return result
+
+
+def ended_redrive(execution: dict[str, Any], stopped_at: int) -> int:
+    """The redrive count of the attempt that stopped at `stopped_at`: one less when a redrive came after it."""
+    count, redriven = int(execution.get("redriveCount", 0)), execution.get("redriveDate")
+    stopped = datetime.fromtimestamp(stopped_at / 1000, UTC)
+    return count - 1 if redriven is not None and redriven > stopped else count
+
+
+def report(keys: dict[str, str], execution: dict[str, Any], redrives: int) -> None:
+    """Tell the chat of a turn that was stopped, ran out of time or could not tell itself; a turn's own notice stays."""
+    error = execution.get("error") or execution["status"]
+    if error == STOPPED_BY_USER:
+        return
+    given = json.loads(execution["input"])
+    turn = FailedTurn(**keys, chat=given["chat"], message_id=given["message"]["id"], language=given["user"]["language"])
+    logger.info("the failure is reported", turn_id=turn.turn_id, message_ids=report_failure.tell(turn, error, redrives))
