@@ -227,3 +227,33 @@ def test_a_webhook_that_cannot_start_the_intake_is_tried_again_by_telegram(perso
 
     assert person.wait(name).status == "SUCCEEDED"
     assert len(person.texts(chat)) == 1
+
+
+def test_ten_messages_within_a_second_are_answered_in_order_each_once(person: Person, chat: int) -> None:
+    from stepgram.executions import list_executions
+
+    names = [person.say(chat, "!slow 3"), *(person.say(chat, f"number {n}") for n in range(2, 11))]
+    for name in names[1:]:
+        person.wait_for_state(name, "AcquireLock")
+    machine = person.stack.deployment.outputs["TurnArn"]
+    running = list_executions(person.step_functions, machine, "RUNNING", chat, 20)
+
+    for name in names:
+        assert person.wait(name).status == "SUCCEEDED"
+
+    assert len(running) == 10
+    assert [f"You said: number {n}" in text for n, text in enumerate(person.texts(chat)[1:], 2)] == [True] * 9
+    assert ["message " + str(n) in text for n, text in enumerate(person.texts(chat)[1:], 2)] == [True] * 9
+
+
+def test_a_stopped_execution_is_told_to_the_chat_and_frees_it_at_once(person: Person, chat: int) -> None:
+    first = person.say(chat, "!slow 30")
+    person.wait_for_state(first, "RunAgent")
+    second = person.say(chat, "next")
+    person.wait_for_state(second, "AcquireLock")
+
+    person.step_functions.stop_execution(executionArn=person.arn(first), error="Operator", cause="enough")
+
+    assert person.wait(second).status == "SUCCEEDED"
+    until(lambda: any("was not answered (Operator)" in text for text in person.texts(chat)))
+    assert len(person.texts(chat)) == 2
