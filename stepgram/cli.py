@@ -21,7 +21,7 @@ from stepgram.ask import ask as send
 from stepgram.embedded.client import Ports
 from stepgram.embedded.polling import WebhookInTheWay
 from stepgram.embedded.server import PortBusy, Server
-from stepgram.executions import ExecutionDetail, State, detail, list_executions
+from stepgram.executions import ExecutionDetail, State, detail, list_executions, present_state
 from stepgram.rerun import RerunError, failed_since, rerun_all
 from stepgram.stack import StackError, dotenv, open_stack, serve
 from stepgram.webhook import webhook_delete, webhook_info, webhook_set
@@ -158,16 +158,20 @@ def local(port: int) -> None:
 def executions(status: str | None, chat: int | None, limit: int, stack: str | None, as_json: bool) -> None:
     """List turns, newest first."""
     with open_stack(stack) as opened:
-        rows = list_executions(opened.client("stepfunctions"), opened.outputs["TurnArn"], status, chat, limit)
+        step_functions = opened.client("stepfunctions")
+        rows = list_executions(step_functions, opened.outputs["TurnArn"], status, chat, limit)
+        running = [] if as_json else [row["name"] for row in rows if row["status"] == "RUNNING"]
+        states = {name: present_state(step_functions, opened.execution_arn(name)) for name in running}
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    table = Table("Execution", "Status", "Started", "Seconds", "Error", box=None)
+    table = Table("Execution", "Status", "State", "Started", "Seconds", "Error", box=None)
     for row in rows:
         colour = {"SUCCEEDED": "green", "RUNNING": "blue"}.get(row["status"], "red")
         table.add_row(
             row["name"],
             f"[{colour}]{row['status']}[/{colour}]",
+            states.get(row["name"]) or "",
             row["started"],
             f"{row['seconds']:.1f}",
             row["error"] or "",

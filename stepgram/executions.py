@@ -177,6 +177,14 @@ def _row(step_functions: SFNClient, item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def present_state(step_functions: SFNClient, arn: str) -> str | None:
+    """The state a running execution is in, by the newest events of its history."""
+    pages = step_functions.get_paginator("get_execution_history").paginate(executionArn=arn, reverseOrder=True)
+    entered = (event for page in pages for event in page["events"] if "stateEnteredEventDetails" in event)
+    newest = max(entered, key=lambda event: event["id"], default=None)
+    return newest["stateEnteredEventDetails"]["name"] if newest else None
+
+
 def chat_of(name: str) -> int | None:
     """The chat in an execution's name, `c<chat>-t<thread>-u<update>`."""
     head = name.split("-t")[0]
