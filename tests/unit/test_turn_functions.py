@@ -27,7 +27,7 @@ class Turn:
 
     def __init__(self, stack: EmbeddedStack, call: Call, chat: int) -> None:
         outputs = stack.deployment.outputs
-        self.chat, self.key, self.id = chat, f"{chat}:0", f"c{chat}-t0-u1"
+        self.chat, self.key, self.id = chat, f"{chat}:0", f"c{chat}-t0-u999999999"
         self.stack, self._call = stack, call
         endpoint = stack.addresses.aws
         self.table = SessionTable(outputs["SessionTable"], client("dynamodb", endpoint))

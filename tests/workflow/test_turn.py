@@ -168,20 +168,6 @@ def test_messages_of_one_chat_are_answered_in_order_one_at_a_time(person: Person
     assert fences == [1, 2, 3]
 
 
-def test_a_stopped_turn_frees_the_chat_for_the_next_message(person: Person, chat: int) -> None:
-    first = person.say(chat, "!slow 30")
-    person.wait_for_state(first, "RunAgent")
-    second = person.say(chat, "after the stop")
-    person.wait_for_state(second, "AcquireLock")
-
-    person.step_functions.stop_execution(executionArn=person.arn(first), error="Test", cause="stopped by a test")
-    ended = person.wait(second)
-
-    assert person.status(first) == "ABORTED"
-    assert ended.status == "SUCCEEDED"
-    assert "You said: after the stop" in person.texts(chat)[-1]
-
-
 def test_a_skill_of_the_configuration_can_be_used(person: Person, chat: int) -> None:
     person.ask(chat, '!tool Skill {"skill": "stepgram:hello-world"}')
 
