@@ -95,7 +95,7 @@ class Acquire(Frozen):
 class Release(Frozen):
     """A turn is done with the lock, or with waiting for it, up to this redrive count of its execution.
 
-    `ended` names announced turns that are known to have ended.
+    `ended` names others that stand in the first waiter's way and are known to have ended.
     """
 
     turn_id: str
@@ -146,10 +146,11 @@ def claim_of(lock: Lock, turn_id: str) -> Claim | None:
 
 def in_the_way(lock: Lock, claim: Claim | None = None) -> set[str]:
     """The turns that keep `claim`, or the first waiter, from the lock: whether they have ended is worth asking."""
-    if claim is None:
-        return _earlier(lock, lock.waiters[0]) if lock.waiters else set()
+    wanting = claim or (lock.waiters[0] if lock.waiters else None)
+    if wanting is None:
+        return set()
     owner = {lock.owner.turn_id} if lock.owner else set()
-    return (owner | _earlier(lock, claim)) - {claim.turn_id}
+    return (owner | _earlier(lock, wanting)) - {wanting.turn_id}
 
 
 def _earlier(lock: Lock, claim: Claim) -> set[str]:

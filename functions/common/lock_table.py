@@ -62,7 +62,7 @@ class LockTable:
     def release(self, session_key: str, turn_id: str, redrive_count: int) -> Lock:
         """Give the lock (or the place in its queue) back and tell the next turn."""
         lock, _ = self.read(session_key)
-        ended = self._ended(in_the_way(lock), lock.waiters[0].execution_arn) if lock.waiters else ()
+        ended = self._ended(in_the_way(lock) - {turn_id}, lock.waiters[0].execution_arn) if lock.waiters else ()
         return self._apply(session_key, Release(turn_id=turn_id, redrive_count=redrive_count, ended=ended))
 
     def read(self, session_key: str) -> tuple[Lock, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 
 
+DYNAMODB = "DynamoDB_"
 ASYNCHRONOUS_TRIES = 3
 
 
@@ -33,6 +35,8 @@ class AwsEndpoint:
 
     def __init__(self, step_functions: StepFunctions, port: int = 0) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
+        self._writing = threading.Lock()
+        """moto checks a condition and writes in two steps; DynamoDB and S3 do it in one."""
         self._step_functions = step_functions
         self._actions = step_functions.actions()
         self.functions: FunctionHost | None = None
@@ -53,6 +57,9 @@ class AwsEndpoint:
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         if target.startswith(TARGET):
             return self._api(target.removeprefix(TARGET), environ, start_response)
+        if target.startswith(DYNAMODB) or method in ("PUT", "DELETE"):
+            with self._writing:
+                return list(self._moto(environ, start_response))
         answer: Iterable[bytes] = self._moto(environ, start_response)
         return answer
 
