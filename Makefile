@@ -42,8 +42,8 @@ docs: setup  ## rewrite the generated parts of the documentation
 test-docker: setup  ## the definitions on AWS's stepfunctions-local image; needs Docker, not run by CI
 	$(UV) run pytest tests/docker $(ARGS)
 
-constraints: $(UV)  ## write the pinned versions anew, from the newest the project allows
-	rm -f uv.lock && $(UV) lock --quiet --upgrade
+constraints: $(UV)  ## write the pinned versions anew; UPGRADE=--upgrade takes the newest the project allows
+	$(UV) lock --quiet $(UPGRADE)
 	$(UV) export $(EXPORT) --all-groups > constraints.txt && echo "uv==$$($(UV) --version | cut -d' ' -f2)" >> constraints.txt
 	$(UV) export $(EXPORT) --only-group functions > functions/requirements.txt
 	$(UV) export $(EXPORT) --only-group agent > functions/agent/requirements.txt

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.table import Table
 
+from functions.common.errors import SnapshotMissing
 from stepgram import console as console_page
 from stepgram.ask import Answer
 from stepgram.ask import ask as send
@@ -23,6 +26,7 @@ from stepgram.embedded.polling import WebhookInTheWay
 from stepgram.embedded.server import PortBusy, Server
 from stepgram.executions import ExecutionDetail, State, detail, list_executions, present_state
 from stepgram.rerun import RerunError, failed_since, rerun_all
+from stepgram.sessions import Sessions, session_key
 from stepgram.stack import StackError, dotenv, open_stack, serve
 from stepgram.webhook import webhook_delete, webhook_info, webhook_set
 
@@ -50,7 +54,7 @@ class Group(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (StackError, RerunError, ValueError) as error:
+        except (StackError, RerunError, SnapshotMissing, ValueError) as error:
             raise Failed(str(error)) from error
         except (ClientError, BotoCoreError) as error:
             raise Failed(f"AWS: {error}") from error
@@ -249,6 +253,93 @@ def _duration(text: str) -> timedelta:
     if text[-1:] not in units or not text[:-1].isdigit():
         raise click.UsageError(f"--since {text!r}: write 30m, 2h or 3d")
     return timedelta(**{units[text[-1]]: int(text[:-1])})
+
+
+@main.command()
+@stack_option
+@json_option
+def sessions(stack: str | None, as_json: bool) -> None:
+    """List conversations: chat and topic, session, version, cost and when they expire."""
+    with open_stack(stack) as opened:
+        found = Sessions(opened).all()
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in found], indent=2))
+        return
+    table = Table("Conversation", "Session", "Version", "Turns", "Cost", "Expires", box=None)
+    for one in found:
+        table.add_row(one.key, one.session_id, str(one.version), str(one.turns), f"${one.cost_usd:.4f}", one.expires)
+    out.print(table)
+
+
+@main.group()
+def session() -> None:
+    """One conversation, by KEY: CHAT or CHAT:THREAD, as `stepgram sessions` lists them."""
+
+
+version_option = click.option("--version", type=click.IntRange(1), help="That version instead of the newest.")
+
+
+@session.command("show")
+@click.argument("key", metavar="KEY")
+@stack_option
+@json_option
+def show_session(key: str, stack: str | None, as_json: bool) -> None:
+    """Show where a conversation stands, and its versions."""
+    with open_stack(stack) as opened:
+        found = Sessions(opened).show(key)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    out.print(f"[bold]{found['key']}[/bold]  session {found['session_id']}  expires {found['expires']}")
+    table = Table("Version", "Turn", "Transcript", "Segments", "Files", "Workspace", "Cost", box=None)
+    for row in found["versions"]:
+        table.add_row(
+            str(row["version"]),
+            row["turn"],
+            f"{row['transcript_bytes']:,} B",
+            str(row["segments"]),
+            str(row["files"]),
+            f"{row['workspace_bytes']:,} B",
+            f"${row['cost_usd']:.4f}",
+        )
+    out.print(table)
+
+
+@session.command("export")
+@click.argument("key", metavar="KEY")
+@version_option
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder to write into; by default KEY's name."
+)
+@stack_option
+def export_session(key: str, version: int | None, output: Path | None, stack: str | None) -> None:
+    """Write a version's files: conversation.jsonl, debug.txt, todos.json, workspace.zip."""
+    with open_stack(stack) as opened:
+        folder = output or Path(f"session-{key.replace(':', '-t')}")
+        for path in Sessions(opened).export(key, version, folder):
+            out.print(str(path))
+
+
+@session.command("reset")
+@click.argument("key", metavar="KEY")
+@stack_option
+def reset_session(key: str, stack: str | None) -> None:
+    """Give a conversation a fresh, empty session; the old one stays until it expires."""
+    with open_stack(stack) as opened:
+        Sessions(opened).reset(session_key(key))
+    out.print(f"{key} starts afresh")
+
+
+@session.command("fork")
+@click.argument("key", metavar="KEY")
+@version_option
+@click.option("--to", metavar="KEY", help="The conversation that goes on from the copy; by default KEY itself.")
+@stack_option
+def fork_session(key: str, version: int | None, to: str | None, stack: str | None) -> None:
+    """Go on from a copy of a version, in the same conversation or in another."""
+    with open_stack(stack) as opened:
+        made = Sessions(opened).fork(key, version, session_key(to or key))
+    out.print(f"{made.key} goes on from version {made.version} as session {made.session_id}")
 
 
 @main.group()

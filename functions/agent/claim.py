@@ -8,6 +8,7 @@ over. Conditional writes: https://docs.aws.amazon.com/AmazonS3/latest/userguide/
 from __future__ import annotations
 
 import threading
+import uuid
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -31,11 +32,11 @@ LOST = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 class RunClaim:
     """Holds the claim of one turn while its run lives. Raises AgentBusy on entry when another run does."""
 
-    def __init__(self, s3: S3Client, bucket: str, key: str, run_id: str) -> None:
+    def __init__(self, s3: S3Client, bucket: str, key: str) -> None:
         self._s3 = s3
         self._bucket = bucket
         self._key = key
-        self._body = run_id.encode()
+        self.body = uuid.uuid4().hex.encode()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
@@ -53,7 +54,7 @@ class RunClaim:
 
     def _take(self) -> None:
         try:
-            self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=self._body, IfNoneMatch="*")
+            self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=self.body, IfNoneMatch="*")
             return
         except ClientError as error:
             if error.response["Error"]["Code"] not in LOST:
@@ -61,13 +62,13 @@ class RunClaim:
         try:
             found = self._s3.head_object(Bucket=self._bucket, Key=self._key)
         except ClientError as error:
-            if error.response["Error"]["Code"] in ABSENT:
+            if error.response["Error"]["Code"] in (*ABSENT, "403"):
                 raise AgentBusy("an earlier run of this turn ended just now") from error
             raise
         if datetime.now(UTC) - found["LastModified"] < SILENT:
             raise AgentBusy(f"an earlier run of this turn is alive (seen {found['LastModified']:%H:%M:%S} UTC)")
         try:
-            self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=self._body, IfMatch=found["ETag"])
+            self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=self.body, IfMatch=found["ETag"])
         except ClientError as error:
             if error.response["Error"]["Code"] in LOST:
                 raise AgentBusy("another run of this turn took over first") from error
@@ -76,6 +77,6 @@ class RunClaim:
     def _renew(self) -> None:
         while not self._done.wait(RENEW_SECONDS):
             try:
-                self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=self._body)
+                self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=self.body)
             except (ClientError, BotoCoreError) as error:
                 logger.warning("the claim could not be renewed", cause=str(error))

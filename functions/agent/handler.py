@@ -6,51 +6,50 @@ in DynamoDB, and its folders are fresh for every run and gone afterwards.
 
 from __future__ import annotations
 
-import asyncio
-import os
-import shutil
-import tempfile
 import time
-import uuid
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from claude_agent_sdk import (
-    CLIConnectionError,
-    MirrorErrorMessage,
-    ProcessError,
-    ResultError,
-    ResultMessage,
-    query,
-)
+from claude_agent_sdk import ClaudeSDKError, ResultMessage
 from pydantic import BaseModel
 
 from functions.agent.claim import RunClaim
-from functions.agent.options import Folders, agent_options, cli_environment
-from functions.agent.store import SnapshotStore
+from functions.agent.conversation import Conversation
+from functions.agent.processes import adopt, end_leftovers
 from functions.common import aws
-from functions.common.errors import AgentCrashed, AgentTimedOut, ModelRejected, SnapshotMissing, model_error
+from functions.common.access import unseal
+from functions.common.errors import AgentCrashed, AgentTimedOut
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, parse
-from functions.common.settings import AgentSettings, environment
-from functions.common.snapshots import Manifest, OutboxFile, RunResult, RunSummary, Snapshots, turn_prefix
+from functions.common.settings import AgentSettings
+from functions.common.snapshots import OutboxFile, RunResult, RunSummary, Snapshots, turn_prefix
+from functions.common.workspace import Captured
 
 CLOSING_SECONDS = 10.0
-"""The CLI takes 5 s to close; the run ends so long before Lambda's deadline."""
+"""The agent is interrupted so long before Lambda's deadline: what it did must still be uploaded."""
 
+GO_ON = (
+    "[Your time in this container ran out and you were interrupted; a tool that was running was stopped. "
+    "Go on from where you were. The user sees nothing of this message.]"
+)
 PREVIEW_CHARACTERS = 200
-WORKSPACE = Path(tempfile.gettempdir()) / "stepgram"
-STDERR_LINES = 20
+OUTBOX = "outbox/"
+
+_kept: Conversation | None = None
+"""The conversation of the last turn in this container, when it is kept open."""
+
+adopt()
 
 
 class SessionState(BaseModel):
-    """The session as Hydrate found it."""
+    """The session as Hydrate found it; `going_on` is the snapshot this part of the turn goes on from."""
 
     session_id: str
     version: int
     manifest: str | None
+    part: int
+    going_on: str | None
+    access: str
 
 
 class Request(StepRequest):
@@ -76,123 +75,126 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSummary:
-    """The stored result of this turn, or that of a run made now under a claim; `seconds` are left to Lambda's end."""
-    s3 = aws.s3()
+    """The stored result of this part of the turn, or that of a run made now under a claim; `seconds` are left."""
+    session = request.session
+    s3 = aws.s3(unseal(session.access, session.session_id, request.turn_id))
     snapshots = Snapshots(settings.bucket, s3)
-    folder = turn_prefix(request.session.session_id, request.turn_id)
-    run_id = uuid.uuid4().hex[:8]
-    with RunClaim(s3, settings.bucket, f"{folder}claim.json", run_id):
-        stored = stored_result(snapshots, f"{folder}result.json")
-        if stored is not None and stored.base_version == request.session.version:
+    folder = turn_prefix(session.session_id, request.turn_id)
+    with RunClaim(s3, settings.bucket, f"{folder}claim.json"):
+        stored = stored_result(snapshots, result_key(folder, session.part))
+        if stored is not None and stored.went_on_from == session.going_on:
             logger.info("the stored result is returned")
             return stored.summary
-        started = time.monotonic()
-        folders = _fresh_folders(request.session.session_id)
+        until = time.monotonic() + seconds - CLOSING_SECONDS
+        earlier = snapshots.read(result_key(folder, session.part - 1), RunResult) if session.part else None
+        conversation = _open(request, settings, snapshots, earlier)
         try:
-            result = _run(request, settings, snapshots, folders, run_id, seconds - CLOSING_SECONDS, started)
-        finally:
-            shutil.rmtree(folders.home.parent, ignore_errors=True)
+            result = _run(request, settings, conversation, earlier, until)
+        except BaseException:
+            conversation.close()
+            raise
         snapshots.write(result.summary.result, result)
+        _keep_or_close(conversation, settings, result.summary.status)
         return result.summary
 
 
 def stored_result(snapshots: Snapshots, key: str) -> RunResult | None:
     """The result an earlier run of this turn left, if one did."""
+    return snapshots.read(key, RunResult) if snapshots.exists(key) else None
+
+
+def result_key(folder: str, part: int) -> str:
+    """Where the result of one part of a turn is kept."""
+    return f"{folder}result.json" if part == 0 else f"{folder}result-{part}.json"
+
+
+def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earlier: RunResult | None) -> Conversation:
+    """The conversation that was kept open, when it is this very one; else a new one, with nothing left of the old."""
+    global _kept
+    kept, _kept = _kept, None
+    session = request.session
+    if kept is not None and (kept.session_id, kept.manifest) == (session.session_id, session.going_on):
+        kept.snapshots.use(snapshots)
+        logger.info("the open conversation is used")
+        return kept
+    if kept is not None:
+        kept.close()
+    end_leftovers()
+    budget = settings.max_budget_usd - (earlier.summary.cost_usd if earlier else 0.0)
     try:
-        return snapshots.read(key, RunResult)
-    except SnapshotMissing:
-        return None
+        return Conversation(settings, snapshots, session.session_id, session.going_on, max(budget, 0.01))
+    except ClaudeSDKError as error:
+        raise AgentCrashed(str(error)) from error
 
 
-def _fresh_folders(session_id: str) -> Folders:
-    """Empty folders. The workspace's path is the same in every container: the CLI's transcript key comes from it."""
-    root = WORKSPACE / session_id
-    shutil.rmtree(root, ignore_errors=True)
-    folders = Folders(
-        home=root / "home", config=root / "config", workspace=root / "workspace", scratch=root / "scratch"
-    )
-    for folder in (folders.home, folders.config, folders.workspace, folders.scratch):
-        folder.mkdir(parents=True)
-    return folders
+def _keep_or_close(conversation: Conversation, settings: AgentSettings, status: str) -> None:
+    """Keep it for the conversation's next message while it is young, small and has most of its budget left.
+
+    The CLI counts its budget by process, and its model credentials are those of its start.
+    """
+    global _kept
+    young = time.monotonic() - conversation.started < settings.keep_open_seconds
+    small = conversation.memory < settings.keep_open_mb * 1024 * 1024
+    if status == "done" and young and small and conversation.run_usd < settings.max_budget_usd / 10:
+        _kept = conversation
+    else:
+        conversation.close()
 
 
 def _run(
-    request: Request,
-    settings: AgentSettings,
-    snapshots: Snapshots,
-    folders: Folders,
-    run_id: str,
-    seconds: float,
-    started: float,
+    request: Request, settings: AgentSettings, conversation: Conversation, earlier: RunResult | None, until: float
 ) -> RunResult:
+    started = time.monotonic()
     session = request.session
-    base = snapshots.read(session.manifest, Manifest) if session.manifest else None
-    store = SnapshotStore(snapshots, session.session_id, base)
-    own: Mapping[str, str] = environment()
-    cli = cli_environment(settings, own, os.environ, folders, request.turn_id, run_id)
-    stderr: list[str] = []
-    options = agent_options(settings, cli, folders, session.session_id, base is None, store, stderr.append)
-    try:
-        final = asyncio.run(_ask(request.text, options, seconds))
-    except TimeoutError as error:
-        raise AgentTimedOut(f"no answer within {seconds:.0f} seconds") from error
-    except ResultError as error:
-        raise _named(error) from error
-    except (ProcessError, CLIConnectionError) as error:
-        raise AgentCrashed(f"{error}; {' | '.join(stderr[-STDERR_LINES:])}") from error
+    text = GO_ON if earlier else request.text
+    run = conversation.ask(text, until - started)
+    status: Literal["done", "continue"] = "continue" if run.interrupted else "done"
+    if run.interrupted and session.part + 1 >= settings.max_parts:
+        raise AgentTimedOut(f"no answer after {session.part + 1} runs of up to 15 minutes")
+    before = earlier.summary if earlier else None
+    cost = run.cost_usd + (before.cost_usd if before else 0.0)
+    captured = conversation.stage(request.turn_id, session.version + 1, session.manifest, run.cost_usd)
     folder = turn_prefix(session.session_id, request.turn_id)
-    files = _outbox(snapshots, folders.workspace / "outbox", f"{folder}outbox/")
-    text = final.result or ""
-    spent = final.total_cost_usd or 0.0
-    manifest = store.stage(request.turn_id, run_id, session.manifest, spent)
-    usage = final.usage or {}
+    files = {
+        file.name: file for file in (*(earlier.files if earlier else ()), *_outbox(conversation, captured, folder))
+    }
+    answer = run.final.result or ""
     summary = RunSummary(
-        status="done",
-        result=f"{folder}result.json",
-        manifest=manifest,
-        preview=text[:PREVIEW_CHARACTERS],
-        characters=len(text),
-        cost_usd=round(max(0.0, spent - (base.cost_usd if base else 0.0)), 6),
-        session_cost_usd=round(spent, 6),
-        input_tokens=sum(int(usage.get(k) or 0) for k in usage if k.endswith("input_tokens")),
-        output_tokens=int(usage.get("output_tokens") or 0),
-        model_turns=final.num_turns,
+        status=status,
+        result=result_key(folder, session.part),
+        manifest=str(conversation.manifest),
+        preview=answer[:PREVIEW_CHARACTERS],
+        characters=len(answer),
+        cost_usd=round(cost, 6),
+        session_cost_usd=conversation.base.cost_usd if conversation.base else 0.0,
+        input_tokens=_tokens(run.final, "input_tokens") + (before.input_tokens if before else 0),
+        output_tokens=_tokens(run.final, "output_tokens") + (before.output_tokens if before else 0),
+        model_turns=run.final.num_turns + (before.model_turns if before else 0),
         model=settings.model,
-        seconds=round(time.monotonic() - started, 2),
+        seconds=round(time.monotonic() - started + (before.seconds if before else 0.0), 2),
+        part=session.part,
     )
-    return RunResult(base_version=session.version, summary=summary, text=text, files=files)
+    return RunResult(
+        went_on_from=session.going_on,
+        summary=summary,
+        text=answer,
+        files=tuple(files.values()),
+        left_out=captured.left_out,
+    )
 
 
-async def _ask(text: str, options: Any, seconds: float) -> ResultMessage:
-    """Drain the run to its end: transcript entries follow the ResultMessage."""
-    final: ResultMessage | None = None
-    async with asyncio.timeout(seconds):
-        async for message in query(prompt=text, options=options):
-            if isinstance(message, MirrorErrorMessage):
-                raise AgentCrashed(f"the transcript was not kept: {message.error}")
-            if isinstance(message, ResultMessage):
-                final = message
-    if final is None:
-        raise AgentCrashed("the run ended without a result")
-    return final
+def _tokens(final: ResultMessage, kind: str) -> int:
+    usage = final.usage or {}
+    return sum(int(usage.get(name) or 0) for name in usage if name.endswith(kind))
 
 
-def _named(error: ResultError) -> Exception:
-    """The error's name in the workflow, from what the CLI says of it."""
-    if error.api_error_status is not None or error.terminal_reason == "api_error":
-        return model_error(error.api_error_status, str(error.result or error))
-    if error.subtype in ("error_max_turns", "error_max_budget_usd"):
-        return ModelRejected(f"{error.subtype}: {'; '.join(error.errors or [])}")
-    return AgentCrashed(f"{error.subtype}: {'; '.join(error.errors or [])}")
-
-
-def _outbox(snapshots: Snapshots, folder: Path, prefix: str) -> tuple[OutboxFile, ...]:
-    """Keep the files of the workspace's outbox; a link is not followed, since it may point anywhere."""
+def _outbox(conversation: Conversation, captured: Captured, folder: str) -> list[OutboxFile]:
+    """Keep what is new or changed in the workspace's outbox for the chat."""
     files = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []:
-        if path.is_symlink() or not path.is_file():
-            continue
-        content = path.read_bytes()
-        snapshots.put(prefix + path.name, content, "application/octet-stream")
-        files.append(OutboxFile(key=prefix + path.name, name=path.name, size=len(content)))
-    return tuple(files)
+    for number, path in enumerate(sorted(path for path in captured.changed if path.startswith(OUTBOX))):
+        key = f"{folder}{OUTBOX}{conversation.started:.0f}-{number}"
+        with (conversation.workspace.folder / path).open("rb") as content:
+            conversation.snapshots.put(key, content, "application/octet-stream")
+            size = content.tell()
+        files.append(OutboxFile(key=key, name=path.rpartition("/")[2], size=size))
+    return files

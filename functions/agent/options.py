@@ -53,6 +53,11 @@ class Folders:
     workspace: Path
     scratch: Path
 
+    @property
+    def debug(self) -> Path:
+        """The CLI's debug log."""
+        return self.home.parent / "debug.txt"
+
 
 def subagents(config: Path) -> dict[str, AgentDefinition]:
     """The subagents of `agents.json`. Raises ConfigurationError that names the file."""
@@ -107,8 +112,7 @@ def cli_environment(
     own: Mapping[str, str],
     inherited: Mapping[str, str],
     folders: Folders,
-    turn_id: str,
-    run_id: str,
+    process: str,
 ) -> dict[str, str]:
     """The CLI's environment. The SDK merges ours below it, so whatever we do not mean to give is blanked."""
     blank = {name: "" for name in inherited if name not in INHERITED}
@@ -138,11 +142,11 @@ def cli_environment(
         **retries,
         **places,
         **credentials(settings, own),
-        **_endpoint(settings, turn_id, run_id),
+        **_endpoint(settings, process),
     }
 
 
-def _endpoint(settings: AgentSettings, turn_id: str, run_id: str) -> dict[str, str]:
+def _endpoint(settings: AgentSettings, process: str) -> dict[str, str]:
     if settings.provider == "anthropic":
         return {"ANTHROPIC_BASE_URL": settings.base_url} if settings.base_url else {}
     bedrock = {"CLAUDE_CODE_USE_BEDROCK": "1", "AWS_REGION": settings.bedrock_region or settings.region}
@@ -152,7 +156,7 @@ def _endpoint(settings: AgentSettings, turn_id: str, run_id: str) -> dict[str, s
         **bedrock,
         "ANTHROPIC_BEDROCK_BASE_URL": settings.base_url,
         "CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1",
-        "ANTHROPIC_CUSTOM_HEADERS": f"X-Stepgram-Turn: {turn_id}\nX-Stepgram-Run: {run_id}",
+        "ANTHROPIC_CUSTOM_HEADERS": f"X-Stepgram-Process: {process}",
     }
 
 
@@ -164,6 +168,7 @@ def agent_options(
     is_new: bool,
     store: SnapshotStore,
     stderr: Callable[[str], None],
+    budget_usd: float,
 ) -> ClaudeAgentOptions:
     """The SDK's options for one run of one session."""
     config = Path(settings.config_dir) if settings.config_dir else CONFIG
@@ -181,11 +186,13 @@ def agent_options(
         skills="all",
         verbatim_prompts=True,
         max_turns=settings.max_turns,
-        max_budget_usd=settings.max_budget_usd,
+        max_budget_usd=budget_usd,
         cwd=folders.workspace,
         env=environment,
         session_store=cast(Any, store),
+        session_store_flush="eager",
         session_id=session_id if is_new else None,
         resume=None if is_new else session_id,
         stderr=stderr,
+        extra_args={"debug-file": str(folders.debug)},
     )

@@ -13,9 +13,13 @@ from functions.common.settings import AwsSettings
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_kms import KMSClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_stepfunctions import SFNClient
+    from mypy_boto3_sts import STSClient
+
+    from functions.common.access import Credentials
 
 _making = threading.Lock()
 
@@ -27,6 +31,15 @@ def _session() -> boto3.session.Session:
 
 @lru_cache(maxsize=64)
 def _client(service: str, settings: AwsSettings) -> Any:
+    own = (
+        {"aws_access_key_id": settings.access_key or "local", "aws_secret_access_key": "local"}
+        if settings.endpoint
+        else {}
+    )
+    return _made(service, settings, own)
+
+
+def _made(service: str, settings: AwsSettings, keys: dict[str, Any]) -> Any:
     config = Config(
         connect_timeout=3,
         read_timeout=20,
@@ -35,7 +48,6 @@ def _client(service: str, settings: AwsSettings) -> Any:
         inject_host_prefix=settings.endpoint is None,
     )
     with _making:
-        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"} if settings.endpoint else {}
         return _session().client(
             service,  # type: ignore[call-overload]
             region_name=settings.region,
@@ -51,9 +63,30 @@ def dynamodb() -> DynamoDBClient:
     return client
 
 
-def s3() -> S3Client:
-    """The S3 client."""
-    client: S3Client = _client("s3", AwsSettings.load())
+def s3(credentials: Credentials | None = None) -> S3Client:
+    """The S3 client of the function's role, or one with credentials of its own."""
+    settings = AwsSettings.load()
+    if credentials is None:
+        own: S3Client = _client("s3", settings)
+        return own
+    keys = {
+        "aws_access_key_id": credentials.key_id,
+        "aws_secret_access_key": credentials.secret,
+        "aws_session_token": credentials.token,
+    }
+    client: S3Client = _made("s3", settings, keys)
+    return client
+
+
+def sts() -> STSClient:
+    """The STS client."""
+    client: STSClient = _client("sts", AwsSettings.load())
+    return client
+
+
+def kms() -> KMSClient:
+    """The KMS client."""
+    client: KMSClient = _client("kms", AwsSettings.load())
     return client
 
 

@@ -81,6 +81,16 @@ class Delivery:
         """A file."""
         self._once(part, lambda: self._send("sendDocument", {"caption": caption}, {"document": (name, content)}))
 
+    def topic(self, part: str, name: str) -> int:
+        """A new forum topic; returns its id."""
+        self._once(
+            part,
+            lambda: int(
+                self._bot.call("createForumTopic", {"chat_id": self._chat.id, "name": name})["message_thread_id"]
+            ),
+        )
+        return self.sent[part]
+
     def _each(self, part: str, pieces: list[tuple[str, Classic]]) -> None:
         for name, piece in pieces:
             self._once(name, lambda piece=piece: self._classic(piece))  # type: ignore[misc]

@@ -24,11 +24,12 @@ class Part(BaseModel):
 
 
 class Chat(Part):
-    """Where the message was written. `thread_id` is 0 outside a forum topic."""
+    """Where the message was written. `thread_id` is 0 outside a forum topic; `forum`: the group has topics."""
 
     id: int
     thread_id: int = 0
     type: Literal["private", "group", "supergroup", "channel"]
+    forum: bool = False
 
 
 class User(Part):

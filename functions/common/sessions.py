@@ -42,7 +42,10 @@ class Pointer(BaseModel):
 
 
 class TurnRecord(BaseModel):
-    """What a turn has done already. `delivered` maps a part's name to the message id Telegram gave it."""
+    """What a turn has done already. `delivered` maps a part's name to the message id Telegram gave it.
+
+    `moved_to` is the session a command pointed the conversation at.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -51,6 +54,7 @@ class TurnRecord(BaseModel):
     version: int | None = None
     base_manifest: str | None = None
     delivered: dict[str, int] = {}
+    moved_to: str | None = None
 
     @property
     def answered(self) -> bool:
@@ -92,14 +96,37 @@ class SessionTable:
     def start_over(self, session_key: str) -> Pointer:
         """Give the conversation a new, empty session."""
         fresh = Pointer(session_id=str(uuid.uuid4()), ttl=self._expiry())
-        self._update(
-            session_key,
-            "session",
-            "SET session_id = :id, version = :zero, #ttl = :ttl REMOVE manifest, cost_usd, turns",
-            names={"#ttl": "ttl"},
-            values={":id": fresh.session_id, ":zero": 0, ":ttl": fresh.ttl},
-        )
+        self._update(session_key, "session", **_pointer_update(fresh))
         return fresh
+
+    def move(self, session_key: str, turn_id: str, before: Pointer | None, after: Pointer) -> bool:
+        """Point the conversation at another snapshot, once for the update `turn_id`.
+
+        False when it was done already, or when the conversation is not at `before` (any more); then nothing changes. A
+        turn that runs meanwhile cannot commit afterwards.
+        """
+        after = after.model_copy(update={"ttl": self._expiry()})
+        condition, names, values = _at(before)
+        update = _pointer_update(after)
+        update = {**update, "names": {**update["names"], **names}, "values": {**update["values"], **values}}
+        items = [
+            self._item(session_key, "session", **update, condition=condition),
+            self._item(
+                session_key,
+                f"turn#{turn_id}",
+                expression="SET moved_to = :id, #ttl = :ttl",
+                names={"#ttl": "ttl"},
+                values={":id": after.session_id, ":ttl": after.ttl},
+                condition="attribute_not_exists(moved_to)",
+            ),
+        ]
+        try:
+            self._dynamodb.transact_write_items(TransactItems=[{"Update": item} for item in items])
+        except ClientError as error:
+            if "ConditionalCheckFailed" not in _reasons(error):
+                raise
+            return False
+        return True
 
     def turn(self, session_key: str, turn_id: str) -> TurnRecord:
         """What is recorded of a turn; an empty record when nothing is."""
@@ -114,6 +141,7 @@ class SessionTable:
         if self.turn(session_key, commit.turn_id).committed:
             return "committed"
         version, ttl = commit.base.version + 1, self._expiry()
+        condition, names, values = _at(commit.base)
         try:
             self._dynamodb.transact_write_items(
                 TransactItems=[
@@ -130,14 +158,13 @@ class SessionTable:
                         "Update": {
                             "TableName": self._table,
                             "Key": _key(session_key, "session"),
-                            "ConditionExpression": "session_id = :id AND version = :base",
+                            "ConditionExpression": condition,
                             "UpdateExpression": "SET version = :version, manifest = :manifest, cost_usd = :cost, "
                             "#ttl = :ttl ADD turns :one",
-                            "ExpressionAttributeNames": {"#ttl": "ttl"},
+                            "ExpressionAttributeNames": {"#ttl": "ttl", **names},
                             "ExpressionAttributeValues": _values(
                                 {
-                                    ":id": commit.base.session_id,
-                                    ":base": commit.base.version,
+                                    **values,
                                     ":version": version,
                                     ":manifest": commit.manifest,
                                     ":cost": commit.cost_usd,
@@ -170,10 +197,7 @@ class SessionTable:
                 ]
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] != "TransactionCanceledException":
-                raise
-            reasons: Any = error.response.get("CancellationReasons", [])
-            codes = [reason.get("Code") for reason in reasons]
+            codes = _reasons(error)
             if codes[0] == "ConditionalCheckFailed":
                 raise LockLost(f"{commit.turn_id} does not own {session_key} with fence {commit.fence}") from error
             if codes[2] == "ConditionalCheckFailed":
@@ -215,7 +239,10 @@ class SessionTable:
         read = TypeDeserializer().deserialize
         return {name: read(value) for name, value in found.items()}
 
-    def _update(
+    def _update(self, session_key: str, sort_key: str, expression: str, **how: Any) -> None:
+        self._dynamodb.update_item(**self._item(session_key, sort_key, expression, **how))
+
+    def _item(
         self,
         session_key: str,
         sort_key: str,
@@ -223,16 +250,53 @@ class SessionTable:
         names: dict[str, str],
         values: dict[str, Any],
         condition: str | None = None,
-    ) -> None:
-        only_if: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
-        self._dynamodb.update_item(
-            TableName=self._table,
-            Key=_key(session_key, sort_key),
-            UpdateExpression=expression,
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=_values(values),
-            **only_if,
-        )
+    ) -> Any:
+        """The parameters of one update."""
+        return {
+            "TableName": self._table,
+            "Key": _key(session_key, sort_key),
+            "UpdateExpression": expression,
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": _values(values),
+            **({"ConditionExpression": condition} if condition else {}),
+        }
+
+
+def _pointer_update(pointer: Pointer) -> dict[str, Any]:
+    """Make the session item what `pointer` says."""
+    values = {
+        ":to_id": pointer.session_id,
+        ":to_version": pointer.version,
+        ":to_cost": pointer.cost_usd,
+        ":to_turns": pointer.turns,
+        ":to_ttl": pointer.ttl,
+    }
+    expression = (
+        "SET session_id = :to_id, version = :to_version, cost_usd = :to_cost, turns = :to_turns, #ttl = :to_ttl"
+    )
+    if pointer.manifest is None:
+        return {"expression": f"{expression} REMOVE manifest", "names": {"#ttl": "ttl"}, "values": values}
+    values[":to_manifest"] = pointer.manifest
+    return {"expression": f"{expression}, manifest = :to_manifest", "names": {"#ttl": "ttl"}, "values": values}
+
+
+def _at(pointer: Pointer | None) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """The condition that a conversation is at `pointer` (None: it has no session)."""
+    if pointer is None:
+        return "attribute_not_exists(session_id)", {}, {}
+    condition, names = "session_id = :at_id AND #version = :at_version AND ", {"#version": "version"}
+    values: dict[str, Any] = {":at_id": pointer.session_id, ":at_version": pointer.version}
+    if pointer.manifest is None:
+        return condition + "attribute_not_exists(manifest)", names, values
+    return condition + "manifest = :at_manifest", names, {**values, ":at_manifest": pointer.manifest}
+
+
+def _reasons(error: ClientError) -> list[str]:
+    """Why a transaction was cancelled, item by item. Raises any other error."""
+    if error.response["Error"]["Code"] != "TransactionCanceledException":
+        raise error
+    reasons: Any = error.response.get("CancellationReasons", [])
+    return [str(reason.get("Code")) for reason in reasons]
 
 
 def _key(session_key: str, sort_key: str) -> dict[str, Any]:

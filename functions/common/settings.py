@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -85,10 +86,28 @@ class BucketSettings(Settings):
     bucket: str = Field(alias="SESSION_BUCKET", description="Name of the S3 bucket of sessions")
 
 
-class SessionSettings(TableSettings, BucketSettings):
-    """Hydrate and Persist."""
+class AccessSettings(BucketSettings):
+    """Functions that give the agent access to a session."""
+
+    session_role_arn: str = Field(alias="SESSION_ROLE_ARN", description="Role narrowed to one session for the agent")
+    session_key_arn: str = Field(alias="SESSION_KEY_ARN", description="KMS key that seals the agent's credentials")
+
+
+class SessionSettings(TableSettings):
+    """Persist, and whoever moves a conversation's pointer."""
 
     session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
+
+
+class HydrateSettings(SessionSettings, AccessSettings):
+    """Hydrate."""
+
+    session_data_days: int = Field(30, alias="SESSION_DATA_DAYS", ge=2, description="Days until S3 removes objects")
+
+    @property
+    def renew_after(self) -> timedelta:
+        """The age from which an object is renewed: a younger one outlives the mapping, with a day to spare."""
+        return timedelta(days=max(0, self.session_data_days - self.session_ttl_days - 1))
 
 
 class TelegramSettings(Settings):
@@ -110,7 +129,7 @@ class NoticeSettings(TelegramSettings, TableSettings):
     """ReportFailure: a short text with a delivery ledger."""
 
 
-class IntakeSettings(NoticeSettings):
+class IntakeSettings(NoticeSettings, BucketSettings):
     """The Intake's function."""
 
     turn_arn: str = Field(alias="TURN_ARN", description="ARN of the Turn state machine")
@@ -139,6 +158,19 @@ class AgentSettings(BucketSettings):
     base_url: str | None = Field(None, alias="MODEL_BASE_URL", description="Model endpoint; only off AWS")
     max_turns: int = Field(50, alias="MAX_MODEL_TURNS", ge=1, description="Model calls at most in one turn")
     max_budget_usd: float = Field(5.0, alias="MAX_BUDGET_USD", gt=0, description="US dollars at most in one turn")
+    keep_open_seconds: int = Field(
+        1800,
+        alias="KEEP_OPEN_SECONDS",
+        ge=0,
+        description="Seconds a conversation may stay open in a container; 0: never",
+    )
+    keep_open_mb: int = Field(
+        768, alias="KEEP_OPEN_MB", ge=0, description="MB of memory above which an open conversation is closed"
+    )
+    max_parts: int = Field(16, alias="MAX_PARTS", ge=1, description="Runs of up to 15 minutes that one turn may take")
+    workspace_files: int = Field(20_000, alias="WORKSPACE_FILES", ge=0, description="Files a workspace may hold")
+    workspace_file_mb: int = Field(100, alias="WORKSPACE_FILE_MB", ge=0, description="MB of one file at most")
+    workspace_mb: int = Field(1024, alias="WORKSPACE_MB", ge=0, description="MB of all files of a workspace at most")
     config_dir: str | None = Field(
         None, alias="AGENT_CONFIG_DIR", description="Folder of the agent's configuration, when it is another"
     )

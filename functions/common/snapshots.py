@@ -2,6 +2,7 @@
 
     sessions/<session_id>/manifests/<version>-<run>.json
     sessions/<session_id>/transcript/<version>-<run>/<subpath>.jsonl    only what this turn appended
+    sessions/<session_id>/trees/, blobs/                                the workspace (`workspace.py`)
     sessions/<session_id>/turns/<turn_id>/result.json                   the answer, kept under the turn's name
     sessions/<session_id>/turns/<turn_id>/claim.json                    the run that works on the turn
     sessions/<session_id>/turns/<turn_id>/outbox/<name>                 files for the chat
@@ -11,9 +12,12 @@ The run is in the names because an earlier run of the same turn may still be ali
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from functions.common.errors import SnapshotMissing
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
 PARALLEL = 8
@@ -43,6 +48,15 @@ class Segment(Frozen):
     size: int
 
 
+class TreeReference(Frozen):
+    """The workspace of one version: the key of its list of files, and all objects they need. `bytes` of all files."""
+
+    key: str
+    files: int
+    bytes: int
+    objects: tuple[str, ...]
+
+
 class Manifest(Frozen):
     """One version of a session: everything needed to go on from it. `parent` is the manifest before it.
 
@@ -55,6 +69,13 @@ class Manifest(Frozen):
     parent: str | None = None
     cost_usd: float = 0.0
     segments: tuple[Segment, ...] = ()
+    tree: TreeReference | None = None
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The keys of everything this version needs besides itself."""
+        tree = (self.tree.key, *self.tree.objects) if self.tree else ()
+        return (*(segment.key for segment in self.segments), *tree)
 
 
 class OutboxFile(Frozen):
@@ -65,10 +86,25 @@ class OutboxFile(Frozen):
     size: int
 
 
-class RunSummary(Frozen):
-    """What RunAgent puts into the state: short enough to read at a glance. Costs in US dollars."""
+Reason = Literal["too_large", "too_many", "no_room", "outside", "not_a_file", "bad_name"]
 
-    status: str
+
+class LeftOut(Frozen):
+    """A path of the workspace that is not kept, and why; the user is told. `size` in bytes."""
+
+    path: str
+    reason: Reason
+    size: int = 0
+
+
+class RunSummary(Frozen):
+    """What RunAgent puts into the state: short enough to read at a glance. Costs in US dollars.
+
+    `continue` means that Lambda's time was up: part `part` of the turn is staged, and the next one goes on from it.
+    Costs, tokens, model turns and seconds are of all parts so far.
+    """
+
+    status: Literal["done", "continue"]
     result: str
     manifest: str
     preview: str
@@ -80,15 +116,17 @@ class RunSummary(Frozen):
     model_turns: int
     model: str
     seconds: float
+    part: int = 0
 
 
 class RunResult(Frozen):
-    """The stored outcome of a turn's run. `base_version` is the version it went on from."""
+    """The stored outcome of a run. `went_on_from` is the manifest it went on from."""
 
-    base_version: int
+    went_on_from: str | None
     summary: RunSummary
     text: str
     files: tuple[OutboxFile, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
@@ -111,21 +149,42 @@ class Snapshots:
         self._bucket = bucket
         self._s3 = s3
 
+    def use(self, other: Snapshots) -> None:
+        """Go on with another one's client, whose credentials are newer."""
+        self._s3 = other._s3
+
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises SnapshotMissing that names the key."""
+        return self._open(key).read()
+
+    def _open(self, key: str) -> StreamingBody:
         try:
-            return self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            return self._s3.get_object(Bucket=self._bucket, Key=key)["Body"]
         except ClientError as error:
-            if error.response["Error"]["Code"] in ABSENT:
-                raise SnapshotMissing(f"s3://{self._bucket}/{key} does not exist") from error
-            raise
+            raise self._missing(key, error) from error
+
+    def _missing(self, key: str, error: ClientError) -> Exception:
+        if error.response["Error"]["Code"] in ABSENT:
+            return SnapshotMissing(f"s3://{self._bucket}/{key} does not exist")
+        return error
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object. By listing: with rights in one folder only, S3 answers a missing object with
+        403 (https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html, Permissions)."""
+        found = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
+        return any(item["Key"] == key for item in found.get("Contents", []))
 
     def get_all(self, keys: Iterable[str]) -> list[bytes]:
         """Several objects, in the order of `keys`, fetched in parallel."""
         with ThreadPoolExecutor(PARALLEL) as pool:
             return list(pool.map(self.get, keys))
 
-    def put(self, key: str, body: bytes, content_type: str = "application/json") -> None:
+    def download(self, key: str, path: Path) -> None:
+        """Write the object's bytes into a file, without holding them in memory. Raises SnapshotMissing."""
+        with path.open("wb") as file:
+            shutil.copyfileobj(self._open(key), file, 1024 * 1024)
+
+    def put(self, key: str, body: bytes | BinaryIO, content_type: str = "application/json") -> None:
         """Write one object."""
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType=content_type)
 
@@ -140,13 +199,38 @@ class Snapshots:
     def check(self, key: str) -> Manifest:
         """The manifest, after seeing that every object it names exists. Raises SnapshotMissing."""
         manifest = self.read(key, Manifest)
-        present = self.keys(f"{session_prefix(manifest.session_id)}transcript/")
-        missing = [segment.key for segment in manifest.segments if segment.key not in present]
-        if missing:
-            raise SnapshotMissing(f"{key} names {missing[0]}, which does not exist")
+        self.dates(key, manifest)
         return manifest
 
-    def keys(self, prefix: str) -> frozenset[str]:
-        """The keys under a prefix."""
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
-        return frozenset(item["Key"] for page in pages for item in page.get("Contents", []))
+    def renew(self, key: str, older_than: timedelta) -> Manifest:
+        """The manifest, complete, none of its objects older than that: an old one is copied onto itself, whole.
+
+        S3's lifecycle counts from an object's creation, and a copy is created now. Raises SnapshotMissing.
+        """
+        manifest = self.read(key, Manifest)
+        limit = datetime.now(UTC) - older_than
+        old = [name for name, date in self.dates(key, manifest).items() if date < limit]
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            list(pool.map(lambda name: self.copy(name, name), old))
+        return manifest
+
+    def dates(self, key: str, manifest: Manifest) -> dict[str, datetime]:
+        """When the manifest and each object it names were created. Raises SnapshotMissing for one that is gone."""
+        names = (key, *manifest.objects)
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            return dict(zip(names, pool.map(self._date, names), strict=True))
+
+    def _date(self, key: str) -> datetime:
+        try:
+            return self._s3.head_object(Bucket=self._bucket, Key=key)["LastModified"]
+        except ClientError as error:
+            raise self._missing(key, error) from error
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object inside S3; onto itself it becomes a new one (CopyObject wants its metadata replaced then)."""
+        self._s3.copy_object(
+            Bucket=self._bucket,
+            Key=target,
+            CopySource={"Bucket": self._bucket, "Key": source},
+            MetadataDirective="REPLACE",
+        )

@@ -10,11 +10,17 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "help": {
         "en": "Write anything and I will answer; I remember this conversation.\n\n"
         "/new - forget this conversation and start afresh\n"
+        "/undo - take back the last message, my answer and what I did to files\n"
+        "/fork - go on from here separately\n"
+        "/debug - get this conversation's files\n"
         "/stop - stop what I am doing\n"
         "/whoami - show your ids\n"
         "/help - this text",
         "zh": "发送任何内容，我都会回答，并记住本次对话。\n\n"
         "/new - 忘掉本次对话，重新开始\n"
+        "/undo - 撤销上一条消息、我的回答和对文件的改动\n"
+        "/fork - 从这里另开一个对话\n"
+        "/debug - 获取本次对话的文件\n"
         "/stop - 停止正在进行的任务\n"
         "/whoami - 显示你的 ID\n"
         "/help - 显示本说明",
@@ -26,6 +32,54 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "new": {
         "en": "Done: this conversation starts afresh.",
         "zh": "好的，对话已重新开始。",
+    },
+    "undone": {
+        "en": "Done: we are where we were before your last message, files included.",
+        "zh": "好的，已回到你上一条消息之前，文件也一并恢复。",
+    },
+    "undo_nothing": {
+        "en": "There is nothing to take back.",
+        "zh": "没有可以撤销的内容。",
+    },
+    "undo_busy": {
+        "en": "I am working on something here. Wait for it or /stop it, then /undo.",
+        "zh": "我正在处理此对话中的任务。请等待完成或用 /stop 停止，然后再 /undo。",
+    },
+    "undo_gone": {
+        "en": "What was before is no longer kept.",
+        "zh": "更早的内容已不再保留。",
+    },
+    "fork_nothing": {
+        "en": "There is no conversation to go on from yet.",
+        "zh": "还没有可以分支的对话。",
+    },
+    "fork_topic": {
+        "en": "Fork",
+        "zh": "分支",
+    },
+    "fork_refused": {
+        "en": "I could not open a topic: {reason}",
+        "zh": "无法创建话题：{reason}",
+    },
+    "forked": {
+        "en": "A copy of this conversation goes on in the new topic.",
+        "zh": "本次对话的副本在新话题中继续。",
+    },
+    "forked_there": {
+        "en": "This topic goes on from a copy of the other conversation.",
+        "zh": "此话题从另一对话的副本继续。",
+    },
+    "forked_here": {
+        "en": "From here on this is a copy; what we had stays as it is (session {session}).",
+        "zh": "从现在起这是一个副本；之前的内容保持不变（会话 {session}）。",
+    },
+    "debug_nothing": {
+        "en": "There is no conversation yet.",
+        "zh": "还没有对话。",
+    },
+    "debug_too_large": {
+        "en": "{name} is too large to send ({megabytes} MB).",
+        "zh": "{name} 太大，无法发送（{megabytes} MB）。",
     },
     "whoami": {
         "en": "User {user}, chat {chat}, topic {thread}.",
@@ -84,6 +138,38 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "session_lost": {
         "en": "The memory of our earlier conversation has expired, so this is a fresh start.",
         "zh": "之前对话的记忆已过期，现在是新的对话。",
+    },
+    "left_out": {
+        "en": "Not kept for your next message:",
+        "zh": "以下内容不会保留到下一条消息：",
+    },
+    "left_out_too_large": {
+        "en": "- {path} ({megabytes} MB): the file is too large",
+        "zh": "- {path}（{megabytes} MB）：文件太大",
+    },
+    "left_out_too_many": {
+        "en": "- {path}: there are too many files",
+        "zh": "- {path}：文件数量太多",
+    },
+    "left_out_no_room": {
+        "en": "- {path} ({megabytes} MB): all files together are too large",
+        "zh": "- {path}（{megabytes} MB）：所有文件的总大小超出限制",
+    },
+    "left_out_outside": {
+        "en": "- {path}: the link points outside the workspace",
+        "zh": "- {path}：链接指向工作区之外",
+    },
+    "left_out_not_a_file": {
+        "en": "- {path}: it is no ordinary file",
+        "zh": "- {path}：不是普通文件",
+    },
+    "left_out_bad_name": {
+        "en": "- {path}: its name is not valid text",
+        "zh": "- {path}：文件名不是有效文本",
+    },
+    "left_out_more": {
+        "en": "- and {count} more",
+        "zh": "- 以及另外 {count} 个",
     },
     "empty_answer": {
         "en": "The agent finished without a text.",

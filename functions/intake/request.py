@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.delivery import Delivery
-from functions.common.envelope import Envelope
+from functions.common.envelope import Chat, Envelope
 from functions.common.errors import BadInput
 from functions.common.observability import StepRequest
 from functions.common.sessions import SessionTable
@@ -25,6 +25,10 @@ class Request(StepRequest):
         """The user's language."""
         return self.envelope.user.language if self.envelope.user else "en"
 
+    def say(self, text: str, /, **values: object) -> str:
+        """A text of the catalogue in the user's language."""
+        return say(text, self.language, **values)
+
 
 class Outcome(BaseModel):
     """What became of the update; the webhook tells Telegram and the log."""
@@ -34,11 +38,14 @@ class Outcome(BaseModel):
 
 def tell(request: Request, text: str, /, **values: object) -> None:
     """Say a text of the catalogue in the chat, once for this update."""
-    settings = IntakeSettings.load()
-    envelope = request.envelope
-    if envelope.chat is None:
+    if request.envelope.chat is None:
         raise BadInput("envelope.chat: nowhere to answer")
-    reply_to = envelope.message.id if envelope.message else None
-    table = SessionTable(settings.table, aws.dynamodb())
-    delivery = Delivery(bot_api(settings), table, request.session_key, request.turn_id, envelope.chat, reply_to)
-    delivery.text(text, say(text, request.language, **values))
+    delivery(request, request.envelope.chat).text(text, request.say(text, **values))
+
+
+def delivery(request: Request, chat: Chat) -> Delivery:
+    """What this update sends into a chat, with the update's ledger."""
+    settings = IntakeSettings.load()
+    table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+    reply_to = request.envelope.message.id if request.envelope.message and chat == request.envelope.chat else None
+    return Delivery(bot_api(settings), table, request.session_key, request.turn_id, chat, reply_to)

@@ -1,4 +1,4 @@
-"""Hydrate: under the lock, find the snapshot to go on from and see that it is all there."""
+"""Hydrate: under the lock, find the snapshot to go on from, see that it is all there, and give the agent access."""
 
 from __future__ import annotations
 
@@ -7,58 +7,58 @@ from typing import Literal
 from pydantic import BaseModel
 
 from functions.common import aws
+from functions.common.access import seal
 from functions.common.errors import SnapshotMissing
 from functions.common.observability import StepRequest, logger, step
 from functions.common.sessions import Pointer, SessionTable
-from functions.common.settings import SessionSettings
-from functions.common.snapshots import Snapshots
+from functions.common.settings import HydrateSettings
+from functions.common.snapshots import Manifest, Snapshots
 
 
 class Result(BaseModel):
-    """The session as the agent must continue it; `committed` when this turn's snapshot is visible already."""
+    """The session as the agent must continue it; `committed` when this turn's snapshot is visible already.
+
+    `going_on` is the snapshot that part `part` of the turn goes on from; `access` are sealed credentials (`access.py`).
+    """
 
     session_id: str
     version: int
     manifest: str | None
-    segments: int
-    committed: bool
+    segments: int = 0
+    files: int = 0
+    committed: bool = False
     notice: Literal["session_lost"] | None = None
+    part: int = 0
+    going_on: str | None
+    access: str
 
 
 @step(StepRequest)
 def handler(request: StepRequest) -> Result:
-    """Read the pointer again (it may have moved while the turn waited) and check its snapshot."""
-    settings = SessionSettings.load()
+    """Read the pointer again (it may have moved while the turn waited), check its snapshot and renew what is old."""
+    settings = HydrateSettings.load()
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
     record = table.turn(request.session_key, request.turn_id)
+    notice: Literal["session_lost"] | None = None
+    manifest: Manifest | None = None
     if record.committed and record.version is not None and record.session_id is not None:
-        return Result(
-            session_id=record.session_id,
-            version=record.version - 1,
-            manifest=record.base_manifest,
-            segments=0,
-            committed=True,
-        )
-    pointer = table.pointer(request.session_key) or table.start_over(request.session_key)
-    try:
-        return _result(pointer, _segments(settings.bucket, pointer))
-    except SnapshotMissing as error:
-        logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
-        return _result(table.start_over(request.session_key), 0, "session_lost")
-
-
-def _segments(bucket: str, pointer: Pointer) -> int:
-    if pointer.manifest is None:
-        return 0
-    return len(Snapshots(bucket, aws.s3()).check(pointer.manifest).segments)
-
-
-def _result(pointer: Pointer, segments: int, notice: Literal["session_lost"] | None = None) -> Result:
+        pointer = Pointer(session_id=record.session_id, version=record.version - 1, manifest=record.base_manifest)
+    else:
+        pointer = table.pointer(request.session_key) or table.start_over(request.session_key)
+        try:
+            if pointer.manifest is not None:
+                manifest = Snapshots(settings.bucket, aws.s3()).renew(pointer.manifest, settings.renew_after)
+        except SnapshotMissing as error:
+            logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
+            pointer, notice = table.start_over(request.session_key), "session_lost"
     return Result(
         session_id=pointer.session_id,
         version=pointer.version,
         manifest=pointer.manifest,
-        segments=segments,
-        committed=False,
+        segments=len(manifest.segments) if manifest else 0,
+        files=manifest.tree.files if manifest and manifest.tree else 0,
+        committed=record.committed,
         notice=notice,
+        going_on=pointer.manifest,
+        access=seal(settings, pointer.session_id, request.turn_id),
     )

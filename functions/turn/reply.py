@@ -15,9 +15,12 @@ from functions.common.observability import StepRequest, step
 from functions.common.rendering import plan
 from functions.common.sessions import SessionTable
 from functions.common.settings import ReplySettings
-from functions.common.snapshots import RunResult, Snapshots
+from functions.common.snapshots import LeftOut, RunResult, Snapshots
 from functions.common.telegram import bot_api
 from functions.common.texts import say
+
+LEFT_OUT_SHOWN = 5
+"""Files that could not be kept and are named; of more, the number is said."""
 
 
 class Request(StepRequest):
@@ -64,5 +67,17 @@ def handler(request: Request) -> Result:
         delivery.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
     for number, file in enumerate(run.files):
         delivery.document(f"file{number}", file.name, snapshots.get(file.key))
+    if run.left_out:
+        delivery.text("left_out", left_out(run.left_out, request.language))
     delivery.complete()
     return Result(form=how.form, message_ids=delivery.message_ids)
+
+
+def left_out(paths: tuple[LeftOut, ...], language: str) -> str:
+    """Which files of the workspace will be missing in the next turn, and why."""
+    shown = [
+        say(f"left_out_{path.reason}", language, path=path.path, megabytes=f"{path.size / 1024**2:,.1f}")
+        for path in paths[:LEFT_OUT_SHOWN]
+    ]
+    more = [say("left_out_more", language, count=len(paths) - len(shown))] if len(paths) > len(shown) else []
+    return "\n".join([say("left_out", language), *shown, *more])

@@ -69,7 +69,7 @@ def _message(
         session_key=envelope.session_key(message.chat.id, thread_id),
         route=route,
         reason=reason,
-        chat=envelope.Chat(id=message.chat.id, thread_id=thread_id, type=message.chat.type),
+        chat=_chat(message.chat, thread_id),
         user=_user(message.from_user),
         message=envelope.Message(
             id=message.message_id, update_id=update_id, date=message.date, text=message.text or ""
@@ -77,6 +77,10 @@ def _message(
         command=command,
         ttl=message.date + ttl_days * DAY_SECONDS,
     )
+
+
+def _chat(chat: Chat, thread_id: int) -> envelope.Chat:
+    return envelope.Chat(id=chat.id, thread_id=thread_id, type=chat.type, forum=chat.is_forum)
 
 
 def _user(user: User | None) -> envelope.User | None:
@@ -95,7 +99,7 @@ def _button(
         session_key=envelope.session_key(message.chat.id, thread_id),
         route="button" if may else "ignored",
         reason=None if may else "not_allowed",
-        chat=envelope.Chat(id=message.chat.id, thread_id=thread_id, type=message.chat.type),
+        chat=_chat(message.chat, thread_id),
         user=_user(query.from_user),
         button=Button(id=query.id, data=query.data or "", message_id=message.message_id),
     )
@@ -107,5 +111,5 @@ def _stopped(update_id: int, stopped: StoppedMessageGeneration) -> Envelope:
         turn_id=envelope.turn_id(stopped.chat.id, thread_id, update_id),
         session_key=envelope.session_key(stopped.chat.id, thread_id),
         route="stop",
-        chat=envelope.Chat(id=stopped.chat.id, thread_id=thread_id, type=stopped.chat.type),
+        chat=_chat(stopped.chat, thread_id),
     )

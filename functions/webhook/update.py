@@ -34,6 +34,7 @@ class Chat(Received):
 
     id: int = Field(gt=-MAX_ID, lt=MAX_ID)
     type: Literal["private", "group", "supergroup", "channel"]
+    is_forum: bool = False
 
 
 class Entity(Received):

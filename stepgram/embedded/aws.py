@@ -11,11 +11,13 @@ import uuid
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
+from xml.sax.saxutils import escape
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.stepfunctions.parser.api import ExecutionStatus
 
 from stepgram.embedded.functions import FunctionHost, InvokeError
+from stepgram.embedded.iam import Access, Denied
 from stepgram.embedded.server import Server
 from stepgram.embedded.step_functions import ApiError, StepFunctions
 from stepgram.embedded.template import Route, Rule
@@ -33,11 +35,12 @@ ASYNCHRONOUS_TRIES = 3
 class AwsEndpoint:
     """One port that answers for AWS. `functions`, `routes` and `rules` come with the deployment."""
 
-    def __init__(self, step_functions: StepFunctions, port: int = 0) -> None:
+    def __init__(self, step_functions: StepFunctions, access: Access, port: int = 0) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._writing = threading.Lock()
         """moto checks a condition and writes in two steps; DynamoDB and S3 do it in one."""
         self._step_functions = step_functions
+        self.access = access
         self._actions = step_functions.actions()
         self.functions: FunctionHost | None = None
         self.routes: list[Route] = []
@@ -54,14 +57,37 @@ class AwsEndpoint:
         for route in self.routes:
             if (method, path) == (route.method, route.path):
                 return self._http_api(route, environ, start_response)
+        raw = _body(environ)
+        environ["wsgi.input"] = io.BytesIO(raw)
+        restricted = self.access.restricted(environ)
+        try:
+            if restricted:
+                self.access.check(environ, raw)
+        except Denied as denied:
+            return _denied(start_response, denied)
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         if target.startswith(TARGET):
             return self._api(target.removeprefix(TARGET), environ, start_response)
-        if target.startswith(DYNAMODB) or method in ("PUT", "DELETE"):
+        if target.startswith(DYNAMODB) or (method in ("PUT", "DELETE") or "list-type" in environ["QUERY_STRING"]):
             with self._writing:
                 return list(self._moto(environ, start_response))
-        answer: Iterable[bytes] = self._moto(environ, start_response)
-        return answer
+        if method == "POST" and path == "/":
+            answer = b"".join(self._moto(environ, start_response))
+            self.access.role_taken(raw, answer)
+            return [answer]
+        if restricted and not self.access.may_list(environ, path.strip("/").partition("/")[0]):
+            return self._object(environ, start_response)
+        return list(self._moto(environ, start_response))
+
+    def _object(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """An object for who may not list: S3 does not tell that it is not there."""
+        answered: list[Any] = []
+        body = list(self._moto(environ, lambda *answer: answered.append(answer)))
+        status, headers, *_ = answered[-1]
+        if status.startswith("404"):
+            return _denied(start_response, Denied("s3", "AccessDenied", "Access Denied", 403))
+        start_response(status, headers)
+        return body
 
     def _api(self, action: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         raw = _body(environ)
@@ -162,6 +188,17 @@ def matches(pattern: dict[str, Any], event: dict[str, Any]) -> bool:
         elif value not in wanted:
             return False
     return True
+
+
+def _denied(start_response: StartResponse, denied: Denied) -> Iterable[bytes]:
+    """The refusal, in the service's own form."""
+    if denied.service not in ("s3", "sts"):
+        document = {"__type": denied.code, "message": str(denied)}
+        return _json(start_response, denied.status, document, "application/x-amz-json-1.0")
+    error = f"<Error><Code>{denied.code}</Code><Message>{escape(str(denied))}</Message></Error>"
+    body = error if denied.service == "s3" else f"<ErrorResponse>{error}</ErrorResponse>"
+    start_response(f"{denied.status} {HTTPStatus(denied.status).phrase}", [("Content-Type", "application/xml")])
+    return [body.encode()]
 
 
 def _body(environ: Environ) -> bytes:

@@ -98,7 +98,7 @@ def pieces(text: str, limit: int = 50) -> list[str]:
 
 
 class Bedrock:
-    """The endpoint. `failures` counts, for each turn, the runs that were made to fail; it is kept between runs."""
+    """The endpoint. `failures` counts, for each message, the CLI processes that were made to fail; it is kept."""
 
     def __init__(self, failures: dict[str, list[str]] | None = None) -> None:
         self.failures = failures if failures is not None else {}
@@ -118,25 +118,28 @@ class Bedrock:
 
     def _record(self, model: str) -> dict[str, Any]:
         """Note a request; `time` and `ended` in seconds since 1970."""
-        turn, run = request.headers.get("X-Stepgram-Turn", ""), request.headers.get("X-Stepgram-Run", "")
+        session = request.headers.get("X-Claude-Code-Session-Id", "")
+        process = request.headers.get("X-Stepgram-Process", "")
         body = json.loads(request.get_data())
-        record = {"time": time.time(), "ended": None, "model": model, "turn": turn, "run": run, "body": body}
+        record = {"time": time.time(), "ended": None, "model": model, "session": session, "process": process}
+        record["body"] = body
         with self._lock:
             self.requests.append(record)
             del self.requests[:-200]
         return record
 
     def _answer(self, record: dict[str, Any]) -> demo_model.Answer | Response:
-        body, turn, run = record["body"], record["turn"], record["run"]
-        answer = demo_model.answer(body["messages"])
+        messages, process = record["body"]["messages"], record["process"]
+        answer = demo_model.answer(messages)
         if isinstance(answer, demo_model.Answer):
             return answer
         with self._lock:
-            failed = self.failures.setdefault(turn, [])
-            if run not in failed and len(failed) >= answer.times:
+            message = f"{record['session']} message {len(demo_model.human_texts(messages))}"
+            failed = self.failures.setdefault(message, [])
+            if process not in failed and len(failed) >= answer.times:
                 return demo_model.text_answer(f"The endpoint failed {answer.times} times first, then it answered.")
-            if run not in failed:
-                failed.append(run)
+            if process not in failed:
+                failed.append(process)
         name = ERROR_TYPES.get(answer.status, "InternalServerException")
         response = Response(json.dumps({"message": f"{name} asked for by the demo model"}), answer.status)
         response.headers.update({"content-type": "application/json", "x-amzn-errortype": name})

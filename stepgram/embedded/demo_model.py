@@ -13,6 +13,8 @@ its own, so its count of the conversation is the count of what it was really sen
     !crash                     the agent's CLI process dies in the middle of the turn
     !tool <name> <json>        calls any tool by name, then reports its result
 
+Told to go on after an interruption, it says that it was interrupted, and what it was asked.
+
 An unknown `!word` is plain text.
 """
 
@@ -85,8 +87,19 @@ def tool_call(name: str, arguments: dict[str, Any], say: str) -> Answer:
     return Answer(({"type": "text", "text": say}, call), "tool_use")
 
 
+INTERRUPTED = "[Request interrupted by user"
+"""What the CLI notes in the transcript when a run was interrupted."""
+
+GO_ON = "[Your time in this container ran out"
+"""How the agent's function begins its message to an agent that goes on in another run."""
+
+
 def human_texts(messages: list[dict[str, Any]]) -> list[str]:
     """What people wrote, oldest first: the last text block of every user message that carries no tool result."""
+    return [text for text in _texts(messages) if not text.startswith((INTERRUPTED, GO_ON))]
+
+
+def _texts(messages: list[dict[str, Any]]) -> list[str]:
     texts = []
     for message in messages:
         if message["role"] != "user":
@@ -118,6 +131,8 @@ def answer(messages: list[dict[str, Any]]) -> Answer | Failure:
     texts = human_texts(messages)
     text = texts[-1] if texts else ""
     output = tool_result(messages)
+    if _texts(messages)[-1:] and _texts(messages)[-1].startswith(GO_ON):
+        return text_answer(f"I was interrupted and went on: {text}")
     if output is not None:
         return text_answer(f"The tool answered:\n\n```\n{output}\n```")
     return _directive(text) or text_answer(f"You said: {text}\n\nThis is message {len(texts)} of this conversation.")

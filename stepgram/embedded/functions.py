@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -33,6 +35,8 @@ PAYLOAD_LIMIT = 6 * 1024 * 1024
 """Bytes of a synchronous request or response (Lambda quotas)."""
 
 IDLE_WORKERS = 2
+CONCURRENCY = 8
+"""Invocations of one zip function at a time; more wait their turn here, where Lambda would start more containers."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,11 @@ Invoker = Callable[[FunctionSpec, dict[str, Any]], Answer]
 class FunctionHost:
     """All functions of one stack. `around` may wrap every invocation: tests put faults there."""
 
-    def __init__(self, specs: dict[str, FunctionSpec], base: dict[str, str], log: str) -> None:
+    def __init__(self, specs: dict[str, FunctionSpec], base: dict[str, str], home: Path) -> None:
         self._specs = specs
         self._base = base
-        self._workers = WorkerPool(log)
-        self._threads = ThreadPoolExecutor(max_workers=256, thread_name_prefix="function")
+        self._workers = WorkerPool(home)
+        self._threads = {name: ThreadPoolExecutor(CONCURRENCY, f"function-{name}") for name in specs}
         self.around: Callable[[FunctionSpec, dict[str, Any], Invoker], Answer] | None = None
 
     def invoke(self, reference: str, body: bytes) -> Answer:
@@ -124,13 +128,15 @@ class FunctionHost:
     def _in_thread(
         self, spec: FunctionSpec, event: dict[str, Any], environment: dict[str, str], request_id: str
     ) -> Answer:
-        context = Context(spec.name, spec.timeout, request_id, spec.memory)
+        started = threading.Event()
 
         def call() -> Answer:
+            started.set()
             use_environment(environment)
-            return call_handler(spec.handler, event, context)
+            return call_handler(spec.handler, event, Context(spec.name, spec.timeout, request_id, spec.memory))
 
-        future = self._threads.submit(contextvars.Context().run, call)
+        future = self._threads[spec.name].submit(contextvars.Context().run, call)
+        started.wait()
         try:
             return future.result(timeout=spec.timeout)
         except FutureTimeout:
@@ -147,12 +153,14 @@ class FunctionHost:
         self._workers.cool_down()
 
     def _environment(self, spec: FunctionSpec) -> dict[str, str]:
-        return {**self._base, "AWS_LAMBDA_FUNCTION_NAME": spec.name, **spec.environment}
+        own = {"AWS_LAMBDA_FUNCTION_NAME": spec.name, "AWS_ACCESS_KEY_ID": spec.name}
+        return {**self._base, **own, **spec.environment}
 
     def stop(self) -> None:
         """End the agent's processes; zip functions that still run end with this process."""
         self._workers.stop()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def call_handler(handler: str, event: dict[str, Any], context: Context) -> Answer:
@@ -172,8 +180,8 @@ def call_handler(handler: str, event: dict[str, Any], context: Context) -> Answe
 class WorkerPool:
     """Processes for the image function: one invocation at a time each, kept warm as Lambda keeps containers."""
 
-    def __init__(self, log: str) -> None:
-        self._log = log
+    def __init__(self, home: Path) -> None:
+        self._home = home
         self._idle: list[Worker] = []
         self._busy: set[Worker] = set()
         self._lock = threading.Lock()
@@ -186,7 +194,7 @@ class WorkerPool:
             if worker is not None:
                 self._idle.remove(worker)
             else:
-                worker = Worker(environment, self._log)
+                worker = self._start(environment)
             self._busy.add(worker)
         answer = worker.run(spec, event, request_id)
         with self._lock:
@@ -200,7 +208,13 @@ class WorkerPool:
     def warm(self, environment: dict[str, str]) -> None:
         """Start a process ahead of the first invocation."""
         with self._lock:
-            self._idle.append(Worker(environment, self._log))
+            self._idle.append(self._start(environment))
+
+    def _start(self, environment: dict[str, str]) -> Worker:
+        """A new process with the first `/tmp` that no other has, so that one at a time always has the same."""
+        taken = {worker.number for worker in (*self._idle, *self._busy)}
+        number = next(n for n in itertools.count() if n not in taken)
+        return Worker(number, environment, self._home)
 
     def cool_down(self) -> None:
         """End the processes that wait for an invocation."""
@@ -219,12 +233,19 @@ class WorkerPool:
 
 
 class Worker:
-    """One process that runs the agent's handler; it and its children form a process group of their own."""
+    """One process that runs the agent's handler; it and its children form a process group of their own.
 
-    def __init__(self, environment: dict[str, str], log: str) -> None:
+    It has a temporary folder of its own, as each of Lambda's execution environments has its own `/tmp`.
+    """
+
+    def __init__(self, number: int, environment: dict[str, str], home: Path) -> None:
+        self.number = number
         self.environment = environment
-        inherited = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-        with open(log, "ab") as stderr:
+        inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        temporary = home / "containers" / str(number)
+        temporary.mkdir(parents=True, exist_ok=True)
+        inherited["TMPDIR"] = str(temporary)
+        with (home / "functions.log").open("ab") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "stepgram.embedded.worker"],
                 stdin=subprocess.PIPE,

@@ -22,6 +22,7 @@ from stepgram.embedded.aws import AwsEndpoint
 from stepgram.embedded.bedrock import Bedrock
 from stepgram.embedded.client import ACCOUNT, REGION, Addresses, Ports, client
 from stepgram.embedded.functions import FunctionHost
+from stepgram.embedded.iam import Access
 from stepgram.embedded.polling import Poller
 from stepgram.embedded.server import Server
 from stepgram.embedded.state import BucketFolder, Saver, TableFile, read_json, write_json
@@ -76,7 +77,8 @@ class EmbeddedStack:
         logging.getLogger("moto").setLevel(logging.CRITICAL)
         redirect_logs(self._home / "functions.log")
         self.step_functions = StepFunctions(ACCOUNT, REGION)
-        self.aws = AwsEndpoint(self.step_functions, self._ports.aws)
+        self.access = Access(self._home / "access.json")
+        self.aws = AwsEndpoint(self.step_functions, self.access, self._ports.aws)
         endpoint = self.aws.server.url
         self.telegram = Telegram(BOT_TOKEN, self._home / "files", read_json(self._home / "telegram.json"))
         self._telegram_server = Server(self.telegram.app(), self._ports.telegram)
@@ -90,7 +92,7 @@ class EmbeddedStack:
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
         }
-        self.functions = FunctionHost(self.deployment.functions, base, str(self._home / "functions.log"))
+        self.functions = FunctionHost(self.deployment.functions, base, self._home)
         self.functions.warm()
         self.aws.functions = self.functions
         self.aws.routes, self.aws.rules = self.deployment.routes, self.deployment.rules
@@ -135,7 +137,7 @@ class EmbeddedStack:
             **self._model(secrets),
             **self._parameters,
         }
-        return deploy(STACK, parameters, clients, endpoint)
+        return deploy(STACK, parameters, clients, endpoint, self.access)
 
     def _model(self, secrets: Any) -> dict[str, str]:
         """The demo model, or the real one with `STEPGRAM_MODEL=bedrock` (or `anthropic`) and credentials."""
@@ -195,6 +197,7 @@ class EmbeddedStack:
                 self._fingerprints[execution.name] = fingerprint
         self._table.save()
         self._bucket.save()
+        self.access.save()
         write_json(self._home / "telegram.json", self.telegram.state)
         write_json(self._home / "model.json", self.bedrock.failures)
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,10 @@ class BucketFolder:
 
 
 class Saver:
-    """Saves in the background about once a second while something changed, and once more when stopped."""
+    """Saves in the background while something changed, and once more when stopped.
+
+    About once a second; less often when there is so much to save that it would take more than a tenth of the time.
+    """
 
     def __init__(self, save: Callable[[], None]) -> None:
         self._save = save
@@ -118,11 +122,14 @@ class Saver:
         self._save()
 
     def _run(self) -> None:
+        pause = SAVE_SECONDS
         while not self._stopped.is_set():
             self._changed.wait()
             self._changed.clear()
-            if not self._stopped.wait(SAVE_SECONDS):
+            if not self._stopped.wait(pause):
+                started = time.monotonic()
                 self._save()
+                pause = max(SAVE_SECONDS, 9 * (time.monotonic() - started))
 
 
 def forget(home: Path) -> None:

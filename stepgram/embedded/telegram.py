@@ -235,6 +235,22 @@ class Telegram:
         }
         return self._sent_message(parameters, {"document": document, **({"caption": caption} if caption else {})})
 
+    def _create_forum_topic(self, parameters: dict[str, Any]) -> Any:
+        """https://core.telegram.org/bots/api#createforumtopic; the topic's id is that of the message that opens it."""
+        chat = self._chat(int(parameters["chat_id"]))
+        name = str(parameters["name"])
+        if not chat.get("is_forum"):
+            raise BotApiError(400, "Bad Request: the chat is not a forum")
+        if chat.get("no_topics"):
+            raise BotApiError(400, "Bad Request: not enough rights to create a topic")
+        if not 1 <= len(name) <= 128:
+            raise BotApiError(400, "Bad Request: invalid topic name specified")
+        topic = {"name": name, "icon_color": 0x6FB9F0}
+        opened = self._add(chat, {"from": BOT, "forum_topic_created": topic, "is_topic_message": True})
+        opened["message_thread_id"] = opened["message_id"]
+        chat["threads"].append(opened["message_id"])
+        return {"message_thread_id": opened["message_id"], **topic}
+
     def _sent_message(self, parameters: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
         chat_id = int(parameters["chat_id"])
         chat = self._chat(chat_id)
@@ -281,7 +297,7 @@ class Telegram:
         complete = {
             "message_id": chat["next_message"],
             "date": int(time.time()),
-            "chat": {k: chat[k] for k in ("id", "type", "first_name", "title") if k in chat},
+            "chat": {k: chat[k] for k in ("id", "type", "first_name", "title", "is_forum") if k in chat},
             **message,
         }
         chat["messages"].append(complete)
@@ -310,6 +326,7 @@ class Telegram:
             chat = self.state["chats"].setdefault(str(chat_id), _new_chat(chat_id, name))
             if thread_id and thread_id not in chat["threads"]:
                 chat["threads"].append(thread_id)
+                chat["is_forum"] = chat_id < 0
             topic = {"message_thread_id": thread_id, "is_topic_message": True} if thread_id else {}
             command = COMMAND.match(text)
             entity = {"type": "bot_command", "offset": 0, "length": command.end()} if command else None

@@ -19,6 +19,7 @@ from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
 from stepgram.embedded.client import ACCOUNT, REGION
+from stepgram.embedded.iam import Access, Statement
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -101,9 +102,13 @@ def deploy(
     parameters: dict[str, str],
     clients: Clients,
     endpoint: str,
+    access: Access,
     path: Path = TEMPLATE,
 ) -> Deployment:
-    """Create the stack, its secrets and its state machines; `endpoint` is where its HTTP API answers."""
+    """Create the stack, its secrets, key and state machines, and tell `access` what its policies allow.
+
+    `endpoint` is where its HTTP API answers.
+    """
     source = yaml_parse(path.read_text(encoding="utf-8"))
     functions = {k: r for k, r in source["Resources"].items() if r["Type"] == "AWS::Serverless::Function"}
     machines = {k: r for k, r in source["Resources"].items() if r["Type"] == "AWS::Serverless::StateMachine"}
@@ -114,6 +119,8 @@ def deploy(
     for logical_id, resource in resources.items():
         if resource["Type"] == "AWS::SecretsManager::Secret":
             names[logical_id] = _create_secret(names[logical_id], resource["Properties"], resolve, clients.secrets)
+        if resource["Type"] == "AWS::KMS::Key":
+            names[logical_id] = access.kms_key()
     outputs = {k: str(resolve(o["Value"])) for k, o in document["Outputs"].items()}
     document["Resources"] = {
         k: {**r, "Properties": {**r["Properties"], NAMED[r["Type"]]: names[k]}}
@@ -126,6 +133,9 @@ def deploy(
         StackName=stack, TemplateBody=json.dumps(document), Parameters=given, Capabilities=["CAPABILITY_IAM"]
     )
     specs = {k: _spec(k, resources[k]["Properties"], resolve) for k in functions}
+    policies = {k: _statements(r["Properties"], resolve) for k, r in resources.items() if r["Type"] == "AWS::IAM::Role"}
+    access.functions = {spec.name: policies[f"{k}Role"] for k, spec in specs.items()}
+    access.roles = {str(resolve({"Fn::GetAtt": [k, "Arn"]})): found for k, found in policies.items()}
     for logical_id, machine in machines.items():
         _create_machine(logical_id, machine["Properties"], path.parent, resolve, clients.step_functions)
     return Deployment(
@@ -172,6 +182,13 @@ def _translate(source: dict[str, Any], parameters: dict[str, str]) -> dict[str, 
     return document
 
 
+def _statements(role: dict[str, Any], resolve: Resolver) -> list[Statement]:
+    """The statements of a role's inline policies."""
+    policies = [resolve.condition(policy) for policy in role.get("Policies", [])]
+    documents = [policy["PolicyDocument"] for policy in policies if policy is not None]
+    return [resolve(statement) for document in documents for statement in document["Statement"]]
+
+
 def _spec(logical_id: str, properties: dict[str, Any], resolve: Resolver) -> FunctionSpec:
     environment = resolve(properties.get("Environment", {}).get("Variables", {}))
     is_image = properties["Handler"] == "image"
@@ -209,6 +226,7 @@ class Resolver:
         self._parameters = {k: p.get("Default", "") for k, p in document["Parameters"].items()} | parameters
         self.names = names
         self._endpoint = endpoint
+        self._conditions = document.get("Conditions", {})
         self._pseudo = {
             "AWS::Region": REGION,
             "AWS::AccountId": ACCOUNT,
@@ -231,12 +249,33 @@ class Resolver:
             return self._attribute(*(attribute.split(".") if isinstance(attribute, str) else attribute))
         return {k: self(v) for k, v in value.items()}
 
+    def condition(self, value: Any) -> Any:
+        """What `Fn::If` chooses; None for `AWS::NoValue`. Another value stays as it is."""
+        if isinstance(value, dict) and set(value) == {"Fn::If"}:
+            name, yes, no = value["Fn::If"]
+            value = self.condition(yes if self._holds(self._conditions[name]) else no)
+        return None if value == {"Ref": "AWS::NoValue"} else value
+
+    def _holds(self, condition: dict[str, Any]) -> bool:
+        (function, values), *_ = condition.items()
+        if function == "Condition":
+            return self._holds(self._conditions[values])
+        if function == "Fn::Equals":
+            return str(self(values[0])) == str(self(values[1]))
+        if function == "Fn::Not":
+            return not self._holds(values[0])
+        return all(self._holds(value) for value in values)  # Fn::And
+
     def _sub(self, text: str) -> str:
         names = {**self._pseudo, **{k: str(v) for k, v in self._parameters.items()}}
         for name, replacement in names.items():
             text = text.replace(f"${{{name}}}", replacement)
-        for logical_id in self._resources:
+        for logical_id, resource in self._resources.items():
             text = text.replace(f"${{{logical_id}.ApiEndpoint}}", self._endpoint)
+            if f"${{{logical_id}.Arn}}" in text:
+                text = text.replace(f"${{{logical_id}.Arn}}", self._attribute(logical_id, "Arn"))
+            if resource["Type"] in NAMED:
+                text = text.replace(f"${{{logical_id}}}", self.names[logical_id])
         return text
 
     def _ref(self, name: str) -> Any:
@@ -259,6 +298,8 @@ class Resolver:
             "AWS::Lambda::Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}",
             "AWS::S3::Bucket": f"arn:aws:s3:::{name}",
             "AWS::DynamoDB::Table": f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{name}",
+            "AWS::IAM::Role": f"arn:aws:iam::{ACCOUNT}:role/{name}",
+            "AWS::KMS::Key": name,
         }
         if attribute != "Arn":
             raise KeyError(f"{logical_id}.{attribute}")

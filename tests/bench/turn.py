@@ -75,7 +75,7 @@ def _around_the_model(
             stack.functions.cool_down()
         turn = ask(stack, first_chat + number)
         state = next(s for s in turn.states if s.name == "RunAgent")
-        record = next(r for r in stack.bedrock.requests if r["turn"] == turn.name)
+        record = next(r for r in stack.bedrock.requests if r["session"] == turn.output["session_id"])
         before.append((record["time"] - state.entered.timestamp()) * 1000)
         after.append((_ends(state.entered, state.seconds) - record["ended"]) * 1000)
         time.sleep(0.2)  # the background save of the stack is not part of the next sample

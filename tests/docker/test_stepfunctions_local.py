@@ -34,10 +34,17 @@ TURN = {
     "message": {"id": 1, "update_id": 1, "date": 1, "text": "hello"},
     "ttl": 1800000000,
 }
-STEPS = ["ResolveSession", "AcquireLock", "Hydrate", "RunAgent", "Persist", "Reply"]
+STEPS = ["ResolveSession", "AcquireLock", "Hydrate", "RunAgent", "AgentDone", "Persist", "Reply"]
 PATHS = [
     ("turn", "Answered", TURN, "SUCCEEDED", [*STEPS, "ReleaseLock", "TurnDone"]),
     ("turn", "AnsweredAfterThrottling", TURN, "SUCCEEDED", [*STEPS, "ReleaseLock", "TurnDone"]),
+    (
+        "turn",
+        "Continued",
+        TURN,
+        "SUCCEEDED",
+        [*STEPS[:5], "ContinueAgent", "RunAgent", *STEPS[4:], "ReleaseLock", "TurnDone"],
+    ),
     (
         "turn",
         "AnsweredAfterRateLimit",
@@ -47,8 +54,8 @@ PATHS = [
     ),
     ("turn", "Undeliverable", TURN, "SUCCEEDED", [*STEPS, "Undeliverable", "ReleaseLock", "TurnDone"]),
     ("turn", "Failed", TURN, "FAILED", [*STEPS[:4], "ReportFailure", "ReleaseFailedLock", "TurnFailed"]),
-    ("intake", "Started", {**TURN, "route": "message"}, "SUCCEEDED", ["Route", "StartTurn"]),
-    ("intake", "Duplicate", {**TURN, "route": "message"}, "SUCCEEDED", ["Route", "StartTurn", "Duplicate"]),
+    ("intake", "Started", {**TURN, "route": "message"}, "SUCCEEDED", ["Route", "Announce", "StartTurn"]),
+    ("intake", "Duplicate", {**TURN, "route": "message"}, "SUCCEEDED", ["Route", "Announce", "StartTurn", "Duplicate"]),
     ("intake", "Command", {**TURN, "route": "command"}, "SUCCEEDED", ["Route", "RunCommand"]),
 ]
 

@@ -21,7 +21,17 @@ from stepgram.embedded.telegram import Telegram
 from tests.conftest import until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = ["ResolveSession", "AcquireLock", "Hydrate", "RunAgent", "Persist", "Reply", "ReleaseLock", "TurnDone"]
+STEPS = [
+    "ResolveSession",
+    "AcquireLock",
+    "Hydrate",
+    "RunAgent",
+    "AgentDone",
+    "Persist",
+    "Reply",
+    "ReleaseLock",
+    "TurnDone",
+]
 
 
 @pytest.fixture

@@ -20,19 +20,19 @@ def s3(bucket: Bucket) -> Any:
 
 def test_a_second_run_is_told_that_the_first_is_alive(bucket: Bucket, s3: Any) -> None:
     with (
-        RunClaim(s3, bucket.name, "claim", "first"),
+        RunClaim(s3, bucket.name, "claim"),
         pytest.raises(AgentBusy, match="is alive"),
-        RunClaim(s3, bucket.name, "claim", "second"),
+        RunClaim(s3, bucket.name, "claim"),
     ):
         pass
 
 
 def test_a_claim_is_free_after_the_run_also_when_it_failed(bucket: Bucket, s3: Any) -> None:
-    with pytest.raises(ValueError, match="broken"), RunClaim(s3, bucket.name, "claim", "first"):
+    with pytest.raises(ValueError, match="broken"), RunClaim(s3, bucket.name, "claim"):
         raise ValueError("broken")
 
-    with RunClaim(s3, bucket.name, "claim", "second"):
-        assert s3.get_object(Bucket=bucket.name, Key="claim")["Body"].read() == b"second"
+    with RunClaim(s3, bucket.name, "claim") as held:
+        assert s3.get_object(Bucket=bucket.name, Key="claim")["Body"].read() == held.body
 
 
 def test_a_silent_claim_is_taken_over(bucket: Bucket, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,15 +45,15 @@ def test_a_silent_claim_is_taken_over(bucket: Bucket, s3: Any, monkeypatch: pyte
 
     monkeypatch.setattr(claim, "datetime", Later)
 
-    with RunClaim(s3, bucket.name, "claim", "next"):
-        assert s3.get_object(Bucket=bucket.name, Key="claim")["Body"].read() == b"next"
+    with RunClaim(s3, bucket.name, "claim") as held:
+        assert s3.get_object(Bucket=bucket.name, Key="claim")["Body"].read() == held.body
 
 
 def test_a_claim_is_renewed_while_the_run_lives(bucket: Bucket, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "RENEW_SECONDS", 0.01)
-    with RunClaim(s3, bucket.name, "claim", "first"):
+    with RunClaim(s3, bucket.name, "claim") as held:
         s3.delete_object(Bucket=bucket.name, Key="claim")
         waiter = s3.get_waiter("object_exists")
         waiter.wait(Bucket=bucket.name, Key="claim", WaiterConfig={"Delay": 1, "MaxAttempts": 20})
 
-        assert s3.get_object(Bucket=bucket.name, Key="claim")["Body"].read() == b"first"
+        assert s3.get_object(Bucket=bucket.name, Key="claim")["Body"].read() == held.body

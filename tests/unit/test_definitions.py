@@ -21,7 +21,7 @@ def test_the_definitions_keep_the_rules() -> None:
     [
         (lambda s: s["Persist"].pop("Comment"), "Persist: no Comment"),
         (lambda s: s["Persist"].update(Next="Nowhere"), "Nowhere: there is no such state"),
-        (lambda s: s["Hydrate"].update(Next="Persist"), "RunAgent: no transition leads here"),
+        (lambda s: s["AgentDone"].update(Default="Reply"), "Persist: no transition leads here"),
         (lambda s: s["Reply"].update(Retry=[]), "Reply: platform errors are not retried"),
         (lambda s: s["Reply"].pop("TimeoutSeconds"), "Reply: no TimeoutSeconds"),
     ],

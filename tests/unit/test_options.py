@@ -29,7 +29,7 @@ def settings(**more: str) -> AgentSettings:
 
 
 def cli(given: AgentSettings, inherited: dict[str, str] | None = None) -> dict[str, str]:
-    return cli_environment(given, {**ENVIRONMENT, **ROLE}, {**ROLE, **(inherited or {})}, FOLDERS, "turn", "run")
+    return cli_environment(given, {**ENVIRONMENT, **ROLE}, {**ROLE, **(inherited or {})}, FOLDERS, "process")
 
 
 def test_on_bedrock_the_cli_signs_with_the_functions_role() -> None:
@@ -112,8 +112,8 @@ def test_a_broken_configuration_names_the_file(tmp_path: Path, file: str, conten
 
 def test_chat_text_is_never_read_as_a_command_and_a_resume_names_the_session() -> None:
     given = settings(MCP_SERVERS="none")
-    first = agent_options(given, {}, FOLDERS, "id", True, None, print)  # type: ignore[arg-type]
-    later = agent_options(given, {}, FOLDERS, "id", False, None, print)  # type: ignore[arg-type]
+    first = agent_options(given, {}, FOLDERS, "id", True, None, print, 1.5)  # type: ignore[arg-type]
+    later = agent_options(given, {}, FOLDERS, "id", False, None, print, 1.5)  # type: ignore[arg-type]
 
     assert first.verbatim_prompts
     assert first.strict_mcp_config

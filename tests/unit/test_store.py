@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ from claude_agent_sdk.testing import run_session_store_conformance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from functions.agent.store import SnapshotStore
+from functions.agent.store import MAX_SEGMENTS, SMALL_BYTES, SnapshotStore
 from functions.common.errors import SnapshotMissing
 from functions.common.snapshots import Manifest, Snapshots
 from tests.conftest import Bucket
 
 SESSION = "11111111-1111-4111-8111-111111111111"
+_runs = itertools.count()
 KEY = {"project_key": "p", "session_id": SESSION}
 
 
@@ -24,28 +26,37 @@ def snapshots(bucket: Bucket) -> Snapshots:
     return Snapshots(bucket.name, bucket.s3)
 
 
+def staged(store: SnapshotStore, snapshots: Snapshots, base: Manifest | None = None) -> Manifest:
+    """A turn's end, as the conversation stages it; the manifest as the next turn reads it."""
+    version = (base.version if base else 0) + 1
+    parent = f"sessions/{SESSION}/manifests/{base.version}.json" if base else None
+    segments = store.stage(f"{version}-{next(_runs)}")
+    manifest = Manifest(session_id=SESSION, version=version, turn_id="turn", parent=parent, segments=segments)
+    key = f"sessions/{SESSION}/manifests/{version}.json"
+    snapshots.write(key, manifest)
+    return snapshots.check(key)
+
+
 def appended(store: SnapshotStore, key: dict[str, str], *entries: dict[str, Any]) -> None:
     asyncio.run(store.append(key, list(entries)))
 
 
 def test_the_sdks_conformance_suite_passes(snapshots: Snapshots) -> None:
-    missing = frozenset({"list_sessions", "list_session_summaries", "delete"})
-
-    asyncio.run(run_session_store_conformance(lambda: SnapshotStore(snapshots, "sess"), skip_optional=missing))  # type: ignore[arg-type,return-value]
+    asyncio.run(run_session_store_conformance(lambda: SnapshotStore(snapshots, "sess")))  # type: ignore[arg-type,return-value]
 
 
 def test_a_staged_turn_is_loaded_by_the_next_one_with_its_subagents(snapshots: Snapshots) -> None:
     first = SnapshotStore(snapshots, SESSION)
     appended(first, KEY, {"uuid": "1", "n": 1}, {"uuid": "2", "text": 'lone surrogate \ud800, "quotes"\n'})
     appended(first, {**KEY, "subpath": "subagents/agent-x"}, {"uuid": "3"})
-    key = first.stage("turn-1", "run", None, 0.5)
 
-    base = snapshots.check(key)
+    base = staged(first, snapshots)
     second = SnapshotStore(snapshots, SESSION, base)
     appended(second, KEY, {"uuid": "4"})
-    last = snapshots.check(second.stage("turn-2", "run", key, 0.75))
+    last = staged(second, snapshots, base)
 
-    assert (base.version, last.version, last.parent, last.cost_usd) == (1, 2, key, 0.75)
+    assert [segment.subpath for segment in last.segments] == ["", "", "subagents/agent-x"]
+    assert last.segments[0] in base.segments
     assert asyncio.run(SnapshotStore(snapshots, SESSION, last).load(KEY)) == [
         {"uuid": "1", "n": 1},
         {"uuid": "2", "text": 'lone surrogate \ud800, "quotes"\n'},
@@ -57,7 +68,7 @@ def test_a_staged_turn_is_loaded_by_the_next_one_with_its_subagents(snapshots: S
 def test_an_entry_appended_again_is_kept_once_also_across_turns(snapshots: Snapshots) -> None:
     first = SnapshotStore(snapshots, SESSION)
     appended(first, KEY, {"uuid": "1"}, {"uuid": "1"})
-    base = snapshots.read(first.stage("turn-1", "run", None, 0), Manifest)
+    base = staged(first, snapshots)
     second = SnapshotStore(snapshots, SESSION, base)
     asyncio.run(second.load(KEY))
 
@@ -69,8 +80,8 @@ def test_an_entry_appended_again_is_kept_once_also_across_turns(snapshots: Snaps
 def test_a_manifest_that_names_a_lost_object_is_found(bucket: Bucket, snapshots: Snapshots) -> None:
     store = SnapshotStore(snapshots, SESSION)
     appended(store, KEY, {"uuid": "1"})
-    key = store.stage("turn-1", "run", None, 0)
-    lost = snapshots.read(key, Manifest).segments[0].key
+    manifest = staged(store, snapshots)
+    key, lost = f"sessions/{SESSION}/manifests/1.json", manifest.segments[0].key
 
     bucket.s3.delete_object(Bucket=bucket.name, Key=lost)
 
@@ -80,18 +91,46 @@ def test_a_manifest_that_names_a_lost_object_is_found(bucket: Bucket, snapshots:
         snapshots.get("nothing")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(turns=st.lists(st.lists(st.text(max_size=20), max_size=4), min_size=1, max_size=5))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(turns=st.lists(st.lists(st.text(max_size=20), max_size=4), min_size=1, max_size=40))
 def test_any_split_of_a_conversation_into_turns_loads_as_one(snapshots: Snapshots, turns: list[list[str]]) -> None:
-    key, base = None, None
+    base: Manifest | None = None
     number = 0
     for texts in turns:
         store = SnapshotStore(snapshots, SESSION, base)
         for text in texts:
             number += 1
             appended(store, KEY, {"uuid": str(number), "text": text})
-        key = store.stage("turn", f"run{number}", key, 0)
-        base = snapshots.check(key)
+        base = staged(store, snapshots, base)
 
+    assert base is not None
+    assert len(base.segments) <= MAX_SEGMENTS
     loaded = asyncio.run(SnapshotStore(snapshots, SESSION, base).load(KEY)) or []
     assert [entry["text"] for entry in loaded] == [text for texts in turns for text in texts]
+
+
+def test_large_segments_are_not_written_again(snapshots: Snapshots) -> None:
+    base: Manifest | None = None
+    for number in range(MAX_SEGMENTS + 2):
+        store = SnapshotStore(snapshots, SESSION, base)
+        appended(store, KEY, {"uuid": str(number), "text": "x" * (SMALL_BYTES if number == 0 else 10)})
+        base = staged(store, snapshots, base)
+
+    assert base is not None
+    assert [segment.size > SMALL_BYTES for segment in base.segments] == [True, False, False]
+    loaded = asyncio.run(SnapshotStore(snapshots, SESSION, base).load(KEY)) or []
+    assert [entry["uuid"] for entry in loaded] == [str(number) for number in range(MAX_SEGMENTS + 2)]
+
+
+def test_a_store_kept_open_stages_each_turn_alone(snapshots: Snapshots) -> None:
+    store = SnapshotStore(snapshots, SESSION)
+    appended(store, KEY, {"uuid": "1"}, {"type": "cost-state", "totalCostUSD": 0.5})
+    first = staged(store, snapshots)
+    appended(store, KEY, {"uuid": "2"})
+    second = staged(store, snapshots, first)
+
+    assert [len(m.segments) for m in (first, second)] == [1, 2]
+    assert second.segments[1].size < 20
+    again = SnapshotStore(snapshots, SESSION, second)
+    assert len(asyncio.run(again.load(KEY)) or []) == 3
+    assert again.recorded_cost_usd == 0.5

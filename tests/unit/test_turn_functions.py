@@ -59,7 +59,7 @@ class Turn:
             characters=len(text), cost_usd=0, session_cost_usd=0, input_tokens=0, output_tokens=0, model_turns=1,
             model="m", seconds=1,
         )  # fmt: skip
-        self.snapshots.write(summary.result, RunResult(base_version=0, summary=summary, text=text))
+        self.snapshots.write(summary.result, RunResult(went_on_from=None, summary=summary, text=text))
         return summary.result
 
     def reply(self, result: str, **more: Any) -> dict[str, Any]:
@@ -97,7 +97,9 @@ def test_hydrate_names_the_committed_snapshot(turn: Turn) -> None:
     turn.snapshots.put(segment.key, b"{}")
     manifest = Manifest(session_id=first["session_id"], version=1, turn_id=turn.id, segments=(segment,))
     turn.snapshots.write(key, manifest)
-    turn.table._update(turn.key, "session", "SET #v = :v, manifest = :m", {"#v": "version"}, {":v": 1, ":m": key})
+    turn.table._update(
+        turn.key, "session", "SET #v = :v, manifest = :m", names={"#v": "version"}, values={":v": 1, ":m": key}
+    )
 
     found = turn.step("Hydrate")
 

@@ -1,17 +1,24 @@
-"""The agent's function without the CLI: everything around the run is real (claim, stored result, store, lock check)."""
+"""The agent's function without the CLI: all around the run is real (claim, stored result, snapshot, lock check)."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from claude_agent_sdk import ResultMessage
+
 from functions.agent import handler
+from functions.agent.conversation import Conversation, Run
 from functions.agent.store import SnapshotStore
-from functions.common.snapshots import Manifest, RunResult, RunSummary, turn_prefix
+from functions.common.snapshots import Manifest
+from functions.common.workspace import Workspace
 from stepgram.embedded.stack import EmbeddedStack
 
 
@@ -19,40 +26,45 @@ def answer_to(text: str) -> str:
     return f"Answer to: {text}"
 
 
-def run(request: Any, settings: Any, snapshots: Any, folders: Any, run_id: str, seconds: float, started: float) -> Any:
-    """In place of `handler._run`: one entry in the transcript, one line of answer."""
-    session = request.session
-    base = snapshots.read(session.manifest, Manifest) if session.manifest else None
-    store = SnapshotStore(snapshots, session.session_id, base)
-    key = {"project_key": "fast", "session_id": session.session_id}
-    asyncio.run(store.append(key, [{"uuid": str(uuid.uuid4()), "text": request.text}]))
-    text = answer_to(request.text)
-    summary = RunSummary(
-        status="done",
-        result=f"{turn_prefix(session.session_id, request.turn_id)}result.json",
-        manifest=store.stage(request.turn_id, run_id, session.manifest, 0.0),
-        preview=text[:200],
-        characters=len(text),
-        cost_usd=0.0,
-        session_cost_usd=0.0,
-        input_tokens=1,
-        output_tokens=1,
-        model_turns=1,
-        model="fast",
-        seconds=0.0,
-    )
-    return RunResult(base_version=session.version, summary=summary, text=text)
+class FastConversation(Conversation):
+    """One entry in the transcript, one line of answer; no process, and nothing is kept open."""
+
+    def __init__(self, request: Any, settings: Any, snapshots: Any, earlier: Any) -> None:
+        self.session_id, self.manifest = request.session.session_id, request.session.going_on
+        self.snapshots = snapshots
+        self.started = time.monotonic()
+        self.base = snapshots.read(self.manifest, Manifest) if self.manifest else None
+        self.store = SnapshotStore(snapshots, self.session_id, self.base)
+        self.folder = tempfile.TemporaryDirectory()
+        self.workspace = Workspace(Path(self.folder.name), snapshots, self.session_id)
+
+    def ask(self, text: str, seconds: float) -> Run:
+        key = {"project_key": "fast", "session_id": self.session_id}
+        asyncio.run(self.store.append(key, [{"uuid": str(uuid.uuid4()), "text": text}]))
+        usage = {"input_tokens": 1, "output_tokens": 1}
+        final = ResultMessage("success", 0, 0, False, 1, self.session_id, result=answer_to(text), usage=usage)
+        return Run(final, 0.0, interrupted=False)
+
+    def settle(self) -> None:
+        """There are no processes, and those of the tests stay."""
+
+    def _debug_log(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        self.folder.cleanup()
 
 
 @contextmanager
 def fast_agent(stack: EmbeddedStack) -> Iterator[None]:
     """The stack with this agent instead of the CLI's process."""
-    original, specs = handler._run, stack.functions._specs
+    opened, kept, specs = handler._open, handler._keep_or_close, stack.functions._specs
     spec = specs["stepgram-AgentFunction"]
-    handler._run = run
+    handler._open = FastConversation  # type: ignore[assignment]
+    handler._keep_or_close = lambda conversation, settings, status: conversation.close()
     specs[spec.name] = replace(spec, is_image=False)
     try:
         yield
     finally:
-        handler._run = original
+        handler._open, handler._keep_or_close = opened, kept
         specs[spec.name] = spec

@@ -14,7 +14,7 @@ import pytest
 from botocore.model import OperationModel
 
 from functions.common import aws
-from functions.common.settings import environment, use_environment
+from functions.common.settings import environment
 from functions.common.telegram import BotApi
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer, Invoker, failure
@@ -25,7 +25,7 @@ from tests.workflow.fast_agent import answer_to, fast_agent
 
 WRITES = ("PutItem", "UpdateItem", "TransactWriteItems", "PutObject", "SendTaskSuccess")
 STEPS = [
-    ("RunAgent", ["PutObject"] * 4),
+    ("RunAgent", ["PutObject"] * 5),  # claim, transcript, manifest, debug log, result
     ("Persist", ["TransactWriteItems"]),
     ("Reply", ["sendMessage", "UpdateItem", "UpdateItem", "UpdateItem"]),  # the third finds the ledger there
     ("ReleaseLock", ["PutItem", "SendTaskSuccess"]),
@@ -94,10 +94,17 @@ def play(
             killer.wrote(method)
         return result
 
+    made = aws._made
+
+    def listened(*arguments: Any) -> Any:
+        """Each function has clients of its own, and the agent one for each run."""
+        one = made(*arguments)
+        one.meta.events.register("after-call.*.*", killer.after_call)
+        return one
+
     monkeypatch.setattr(BotApi, "call", telegram)
-    clients = _clients(stack)
-    for one in clients:
-        one.meta.events.register("after-call.*.*", killer.after_call, unique_id="killer")
+    monkeypatch.setattr(aws, "_made", listened)
+    aws._client.cache_clear()
     stack.functions.around = killer.around
     try:
         first = person.say(chat, "first")
@@ -107,22 +114,11 @@ def play(
             person.redrive(first)
     finally:
         stack.functions.around = None
-        for one in clients:
-            one.meta.events.unregister("after-call.*.*", unique_id="killer")
+        aws._client.cache_clear()
     table = client("dynamodb", stack.addresses.aws)
     key = {"pk": {"S": f"{chat}:0"}, "sk": {"S": "session"}}
     found = table.get_item(TableName=stack.deployment.outputs["SessionTable"], Key=key)["Item"]
     return killer, person.texts(chat), (found["version"]["N"], found["turns"]["N"])
-
-
-def _clients(stack: EmbeddedStack) -> list[Any]:
-    """The clients the functions share in this process."""
-    spec = stack.deployment.functions["stepgram-PersistFunction"]
-    use_environment(stack.functions._environment(spec))
-    try:
-        return [aws.dynamodb(), aws.s3(), aws.step_functions()]
-    finally:
-        use_environment(None)
 
 
 @pytest.mark.parametrize(("state", "writes"), STEPS)

@@ -9,7 +9,17 @@ import requests
 
 from tests.conftest import Person, until
 
-ORDER = ["ResolveSession", "AcquireLock", "Hydrate", "RunAgent", "Persist", "Reply", "ReleaseLock", "TurnDone"]
+ORDER = [
+    "ResolveSession",
+    "AcquireLock",
+    "Hydrate",
+    "RunAgent",
+    "AgentDone",
+    "Persist",
+    "Reply",
+    "ReleaseLock",
+    "TurnDone",
+]
 
 
 def test_a_message_is_answered_and_its_execution_reads_from_left_to_right(person: Person, chat: int) -> None:

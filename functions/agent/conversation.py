@@ -1,0 +1,231 @@
+"""One conversation in this container: its folders, its transcript and its CLI process, for one turn or several.
+
+The container is treated as hostile, since a prompt can make it run anything: folders are fresh and gone afterwards, no
+process outlives the conversation, and its store reaches only the session's own objects. A conversation may be kept
+open: a later turn of the *same* session that goes on from the version it is at finds all of it in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from claude_agent_sdk import (
+    ClaudeSDKClient,
+    ClaudeSDKError,
+    CLIConnectionError,
+    MirrorErrorMessage,
+    ProcessError,
+    ResultError,
+    ResultMessage,
+)
+
+from functions.agent.options import Folders, agent_options, cli_environment
+from functions.agent.processes import below, end_leftovers
+from functions.agent.store import SnapshotStore
+from functions.common.errors import AgentCrashed, AgentTimedOut, ModelRejected, model_error
+from functions.common.observability import logger
+from functions.common.settings import AgentSettings, environment
+from functions.common.snapshots import Manifest, Snapshots, session_prefix
+from functions.common.versions import debug_key
+from functions.common.workspace import Captured, Limits, Workspace
+
+INTERRUPT_SECONDS = 4.0
+"""How long the CLI may take to end a run that was interrupted; it takes some 20 ms."""
+
+STDERR_LINES = 20
+DEBUG_BYTES = 1024 * 1024
+ROOT = Path(tempfile.gettempdir()) / "stepgram"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How one run of the CLI ended. `cost_usd` is of this run alone; `interrupted`: the time was up."""
+
+    final: ResultMessage
+    cost_usd: float
+    interrupted: bool
+
+
+class Conversation:
+    """A session's CLI process, going on from the snapshot `manifest` (None: a new session). Close it after use."""
+
+    def __init__(
+        self, settings: AgentSettings, snapshots: Snapshots, session_id: str, manifest: str | None, budget_usd: float
+    ) -> None:
+        self.session_id = session_id
+        self.manifest = manifest
+        self.snapshots = snapshots
+        self.started = time.monotonic()
+        self.base = snapshots.read(manifest, Manifest) if manifest else None
+        self._stderr: list[str] = []
+        self._root = ROOT / session_id
+        folders = _fresh_folders(self._root)
+        tempfile.tempdir = str(folders.scratch)
+        self._debug, self._debug_sent = folders.debug, 0
+        self.workspace = Workspace(folders.workspace, snapshots, session_id, limits(settings))
+        self.workspace.restore(self.base.tree if self.base else None)
+        self.store = SnapshotStore(snapshots, session_id, self.base)
+        cli = cli_environment(settings, environment(), os.environ, folders, uuid.uuid4().hex[:8])
+        options = agent_options(
+            settings, cli, folders, session_id, self.base is None, self.store, self._stderr.append, budget_usd
+        )
+        self._client = ClaudeSDKClient(options)
+        try:
+            self._do(self._client.connect())
+        except (ClaudeSDKError, RuntimeError):
+            self.close()
+            raise
+        self.process = next(iter(below(os.getpid())), None)
+        self._spent_usd = self.store.recorded_cost_usd
+        self.run_usd = 0.0
+
+    def ask(self, text: str, seconds: float) -> Run:
+        """Give the agent a message and wait for the end of its run; after `seconds` it is interrupted.
+
+        Raises AgentCrashed, AgentTimedOut, ModelThrottled, ModelUnavailable, ModelAccessDenied, ModelRejected.
+        """
+        try:
+            final = self._do(self._ask(text, seconds))
+        except ResultError as error:
+            raise _named(error) from error
+        except (ProcessError, CLIConnectionError) as error:
+            raise AgentCrashed(f"{error}; {' | '.join(self._stderr[-STDERR_LINES:])}") from error
+        interrupted = (final.terminal_reason or "").startswith("aborted")
+        if final.is_error and not interrupted:
+            raise _named(final)
+        spent = max(final.total_cost_usd or 0.0, self._spent_usd)
+        cost, self._spent_usd = spent - self._spent_usd, spent
+        self.run_usd += cost
+        return Run(final, cost, interrupted)
+
+    def stage(self, turn_id: str, version: int, parent: str | None, cost_usd: float) -> Captured:
+        """Upload what this turn changed and a candidate manifest, which becomes `self.manifest`.
+
+        `cost_usd` is of the turn. Nothing of it can be seen before Persist moves the pointer.
+        """
+        self.settle()
+        name = f"{version}-{uuid.uuid4().hex[:8]}"
+        captured = self.workspace.capture()
+        self.base = Manifest(
+            session_id=self.session_id,
+            version=version,
+            turn_id=turn_id,
+            parent=parent,
+            cost_usd=round((self.base.cost_usd if self.base else 0.0) + cost_usd, 6),
+            segments=self.store.stage(name),
+            tree=captured.tree,
+        )
+        self.manifest = f"{session_prefix(self.session_id)}manifests/{name}.json"
+        self.snapshots.write(self.manifest, self.base)
+        self.snapshots.put(debug_key(self.session_id, turn_id), self._debug_log(), "text/plain")
+        return captured
+
+    def settle(self) -> None:
+        """End what tools left running, so that nothing changes while the workspace is read."""
+        end_leftovers(keep=self.process)
+
+    def _debug_log(self) -> bytes:
+        """What the CLI wrote into its debug log since the last time, the end of it when it is long."""
+        with self._debug.open("rb") as log:
+            log.seek(self._debug_sent)
+            body = log.read()
+        self._debug_sent += len(body)
+        return body[-DEBUG_BYTES:]
+
+    @property
+    def memory(self) -> int:
+        """Bytes the CLI process has in memory."""
+        pages = Path(f"/proc/{self.process}/statm")
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
+
+    def close(self) -> None:
+        """End the CLI and every process it left, and remove the folders."""
+        try:
+            self._do(self._client.disconnect())
+        finally:
+            end_leftovers()
+            tempfile.tempdir = str(ROOT.parent)
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    async def _ask(self, text: str, seconds: float) -> ResultMessage:
+        await self._client.query(text)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._receive()
+        except TimeoutError:
+            logger.info("the time is nearly up, the agent is interrupted")
+        try:
+            async with asyncio.timeout(INTERRUPT_SECONDS):
+                await self._client.interrupt()
+                return await self._receive()
+        except TimeoutError as error:
+            raise AgentTimedOut(
+                f"no answer within {seconds:.0f} seconds, and the agent could not be interrupted"
+            ) from error
+
+    async def _receive(self) -> ResultMessage:
+        async for message in self._client.receive_response():
+            if isinstance(message, MirrorErrorMessage):
+                raise AgentCrashed(f"the transcript was not kept: {message.error}")
+            if isinstance(message, ResultMessage):
+                return message
+        raise AgentCrashed(f"the run ended without a result; {' | '.join(self._stderr[-STDERR_LINES:])}")
+
+    @staticmethod
+    def _do(coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, _loop()).result()
+
+
+Result = TypeVar("Result")
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop in which CLI processes live: a turn ends, a conversation may stay."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="conversations", daemon=True).start()
+    return loop
+
+
+def limits(settings: AgentSettings) -> Limits:
+    """What a workspace may hold."""
+    megabyte = 1024 * 1024
+    return Limits(
+        files=settings.workspace_files,
+        file_bytes=settings.workspace_file_mb * megabyte,
+        total_bytes=settings.workspace_mb * megabyte,
+    )
+
+
+def _fresh_folders(root: Path) -> Folders:
+    """Empty folders, and nothing beside them: what another conversation left is removed.
+
+    The workspace's path is the same in every container, since the CLI's transcript key comes from it.
+    """
+    shutil.rmtree(ROOT, ignore_errors=True)
+    folders = Folders(
+        home=root / "home", config=root / "config", workspace=root / "workspace", scratch=root / "scratch"
+    )
+    for folder in (folders.home, folders.config, folders.workspace, folders.scratch):
+        folder.mkdir(parents=True)
+    return folders
+
+
+def _named(failed: ResultError | ResultMessage) -> Exception:
+    """The error's name in the workflow, from what the CLI says of a failed run."""
+    if failed.api_error_status is not None or failed.terminal_reason == "api_error":
+        return model_error(failed.api_error_status, str(failed.result or failed.subtype))
+    if failed.subtype in ("error_max_turns", "error_max_budget_usd"):
+        return ModelRejected(f"{failed.subtype}: {'; '.join(failed.errors or [])}")
+    return AgentCrashed(f"{failed.subtype}: {'; '.join(failed.errors or [])}")

@@ -1,0 +1,100 @@
+"""What the agent may touch: S3 credentials for one session alone, sealed on their way through the workflow.
+
+The agent's own role has no rights in S3. Whoever prepares a turn takes the session role narrowed by a *session policy*
+to one folder, and encrypts the credentials with the stack's KMS key under the session and the turn, so that a reader of
+the execution's history sees only ciphertext.
+Sources: STS AssumeRole (Policy; an hour at most for a role taken by a role), KMS Encrypt (4,096 bytes at a time).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from botocore.exceptions import ClientError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from functions.common import aws
+from functions.common.errors import BadInput
+from functions.common.settings import AccessSettings
+from functions.common.snapshots import session_prefix
+
+SECONDS = 3600
+"""How long the credentials live. A run takes 15 minutes; each part of a longer turn gets new ones."""
+
+PIECE = 4096
+
+
+class Credentials(BaseModel):
+    """Temporary AWS credentials, named as STS names them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    key_id: str = Field(alias="AccessKeyId")
+    secret: str = Field(alias="SecretAccessKey", repr=False)
+    token: str = Field(alias="SessionToken", repr=False)
+
+
+def session_policy(partition: str, bucket: str, session_id: str) -> dict[str, Any]:
+    """The session policy: the objects of one session and their names, nothing else."""
+    folder = session_prefix(session_id)
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+                "Resource": f"arn:{partition}:s3:::{bucket}/{folder}*",
+            },
+            {
+                "Effect": "Allow",
+                "Action": "s3:ListBucket",
+                "Resource": f"arn:{partition}:s3:::{bucket}",
+                "Condition": {"StringLike": {"s3:prefix": f"{folder}*"}},
+            },
+        ],
+    }
+
+
+def seal(settings: AccessSettings, session_id: str, turn_id: str) -> str:
+    """Credentials for the session's folder, for this turn, encrypted (base64; pieces separated by a dot)."""
+    partition = settings.session_role_arn.split(":")[1]
+    taken = aws.sts().assume_role(
+        RoleArn=settings.session_role_arn,
+        RoleSessionName=session_id,
+        Policy=json.dumps(session_policy(partition, settings.bucket, session_id)),
+        DurationSeconds=SECONDS,
+    )
+    plain = Credentials.model_validate(taken["Credentials"]).model_dump_json(by_alias=True).encode()
+    sealed = [
+        aws.kms().encrypt(
+            KeyId=settings.session_key_arn,
+            Plaintext=plain[start : start + PIECE],
+            EncryptionContext=_context(session_id, turn_id),
+        )["CiphertextBlob"]
+        for start in range(0, len(plain), PIECE)
+    ]
+    return ".".join(base64.b64encode(piece).decode() for piece in sealed)
+
+
+def unseal(sealed: str, session_id: str, turn_id: str) -> Credentials:
+    """The credentials. Raises BadInput when they were not sealed for this session and turn."""
+    try:
+        plain = b"".join(
+            aws.kms().decrypt(
+                CiphertextBlob=base64.b64decode(piece, validate=True), EncryptionContext=_context(session_id, turn_id)
+            )["Plaintext"]
+            for piece in sealed.split(".")
+        )
+        return Credentials.model_validate_json(plain)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "InvalidCiphertextException":
+            raise
+        raise BadInput(f"session.access: not sealed for session {session_id} and turn {turn_id}") from error
+    except (ValueError, ValidationError) as error:
+        raise BadInput("session.access: not what Hydrate sealed") from error
+
+
+def _context(session_id: str, turn_id: str) -> dict[str, str]:
+    return {"session_id": session_id, "turn_id": turn_id}

@@ -1,0 +1,368 @@
+"""The workspace's snapshot: every file by its content, only new content uploaded.
+
+    sessions/<session_id>/blobs/<sha256>         a large file, or a pack: many small files one after another
+    sessions/<session_id>/trees/<sha256>.json.gz the list of all files, links and folders of one version
+
+Objects are named by the hash of what they hold, so the same content is never uploaded twice and never overwritten. A
+file is found by (object, offset, size). Small new files of a turn share one pack: a workspace of 10,000 files is some
+dozens of requests, not 10,000.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pathspec import GitIgnoreSpec
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from functions.common.snapshots import PARALLEL, LeftOut, Reason, Snapshots, TreeReference, session_prefix
+
+PACKED_BELOW = 256 * 1024
+"""Bytes: a smaller file shares a pack with others."""
+
+PACK_BYTES = 8 * 1024 * 1024
+MAX_PACKS = 16
+"""Packs of a version; with more, the small ones are written again as few."""
+
+IGNORED = ("__pycache__/", "*.pyc", ".cache/", ".pytest_cache/", ".mypy_cache/", ".ruff_cache/", ".npm/")
+IGNORE_FILE = ".stepgramignore"
+"""Patterns of the agent's or user's own, in the form of `.gitignore`."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a workspace may hold: files, and bytes of one and of all."""
+
+    files: int = 20_000
+    file_bytes: int = 100 * 1024 * 1024
+    total_bytes: int = 1024 * 1024 * 1024
+
+
+def _inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or "\0" in path or str(pure) != path:
+        raise ValueError(f"{path!r} is not a path inside the workspace")
+    return path
+
+
+class Entry(BaseModel):
+    """One file, link or folder. A file's content is `size` bytes at `offset` of the tree's object number `object`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Annotated[str, AfterValidator(_inside)]
+    kind: Literal["file", "link", "folder"] = "file"
+    mode: int = 0
+    size: int = 0
+    sha256: str = ""
+    object: int = 0
+    offset: int = 0
+    target: str = ""
+
+
+class Stored(BaseModel):
+    """An object in the bucket: `name` is its hash, `size` in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    size: int
+
+
+class Tree(BaseModel):
+    """The workspace of one version; entries are sorted by path."""
+
+    model_config = ConfigDict(frozen=True)
+
+    objects: tuple[Stored, ...] = ()
+    entries: tuple[Entry, ...] = ()
+
+
+Place = tuple[str, int, int]
+"""(object's name, offset, the object's size)."""
+
+Signature = tuple[int, int, int, int]
+"""(inode, size, mtime, ctime) of a file: while it stays, so does the content."""
+
+
+@dataclass
+class Captured:
+    """What `Workspace.capture` found: the tree's reference (None: nothing), and what was left out."""
+
+    tree: TreeReference | None
+    left_out: tuple[LeftOut, ...]
+    changed: frozenset[str] = frozenset()
+    """Paths of files that are new or have other content than before."""
+
+
+@dataclass
+class _Scan:
+    entries: list[Entry] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    files: int = 0
+    bytes: int = 0
+
+
+class Workspace:
+    """A folder and the session whose snapshots it has."""
+
+    def __init__(self, folder: Path, snapshots: Snapshots, session_id: str, limits: Limits = Limits()) -> None:
+        self.folder = folder
+        self._snapshots = snapshots
+        self._prefix = session_prefix(session_id)
+        self._limits = limits
+        self._tree = Tree()
+        self._reference: TreeReference | None = None
+        self._known: dict[str, tuple[Signature, str]] = {}
+
+    def restore(self, reference: TreeReference | None) -> None:
+        """Fill the empty folder with a version's files. Raises SnapshotMissing."""
+        self._reference = reference
+        self._tree = read_tree(self._snapshots, reference)
+        folders = [entry for entry in self._tree.entries if entry.kind == "folder"]
+        for entry in folders:
+            (self.folder / entry.path).mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            list(pool.map(self._fetch, self._tree.objects, by_object(self._tree)))
+        for entry in self._tree.entries:
+            if entry.kind == "link":
+                (self.folder / entry.path).symlink_to(entry.target)
+        for entry in reversed(folders):
+            (self.folder / entry.path).chmod(entry.mode)
+        for entry in self._tree.entries:
+            if entry.kind == "file":
+                self._known[entry.path] = (_signature(self.folder / entry.path), entry.sha256)
+
+    def _fetch(self, stored: Stored, entries: list[Entry]) -> None:
+        key = f"{self._prefix}blobs/{stored.name}"
+        pack = self._snapshots.get(key) if stored.size < PACKED_BELOW + PACK_BYTES else None
+        for entry in entries:
+            path = self.folder / entry.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if pack is None:
+                self._snapshots.download(key, path)
+            else:
+                path.write_bytes(pack[entry.offset : entry.offset + entry.size])
+            path.chmod(entry.mode)
+
+    def capture(self) -> Captured:
+        """Upload what is new and the tree that names everything; what breaks a limit or points outside is left out."""
+        before = {entry.path: entry.sha256 for entry in self._tree.entries if entry.kind == "file"}
+        scan = self._scan()
+        tree = self._store(scan.entries)
+        changed = frozenset(e.path for e in tree.entries if e.kind == "file" and before.get(e.path) != e.sha256)
+        if tree != self._tree:
+            self._reference = write_tree(self._snapshots, self._prefix, tree) if tree.entries else None
+        self._tree = tree
+        return Captured(self._reference, tuple(scan.left_out), changed)
+
+    def _scan(self) -> _Scan:
+        scan = _Scan()
+        own = self.folder / IGNORE_FILE
+        patterns = own.read_text("utf-8", "replace").splitlines() if own.is_file() and not own.is_symlink() else []
+        ignored = GitIgnoreSpec.from_lines([*IGNORED, *patterns])
+        self._visit(self.folder, "", ignored, scan)
+        scan.entries.sort(key=lambda entry: entry.path)
+        return scan
+
+    def _visit(self, folder: Path, prefix: str, ignored: GitIgnoreSpec, scan: _Scan) -> None:
+        with os.scandir(folder) as found:
+            children = sorted(found, key=lambda child: child.name)
+        for child in children:
+            path = prefix + child.name
+            if not _is_utf8(path):
+                scan.left_out.append(LeftOut(path=ascii(path), reason="bad_name"))
+                continue
+            status = child.stat(follow_symlinks=False)
+            mode = stat.S_IMODE(status.st_mode) & 0o777
+            if ignored.match_file(path + "/" if child.is_dir(follow_symlinks=False) else path):
+                continue
+            if child.is_symlink():
+                self._link(path, Path(child.path), scan)
+            elif child.is_dir(follow_symlinks=False):
+                if mode & 0o700 != 0o700:
+                    os.chmod(child.path, mode | 0o700)
+                scan.entries.append(Entry(path=path, kind="folder", mode=mode))
+                self._visit(Path(child.path), path + "/", ignored, scan)
+            elif child.is_file(follow_symlinks=False):
+                self._file(path, Path(child.path), status, mode, scan)
+            else:
+                scan.left_out.append(LeftOut(path=path, reason="not_a_file"))
+
+    def _link(self, path: str, link: Path, scan: _Scan) -> None:
+        target = os.readlink(link)
+        if os.path.isabs(target) and Path(target).is_relative_to(self.folder):
+            target = os.path.relpath(target, link.parent)
+        root = Path(os.path.realpath(self.folder))
+        lexical = os.path.normpath(os.path.join(os.path.dirname(path), target))
+        outside = os.path.isabs(target) or lexical == ".." or lexical.startswith("../")
+        if outside or not Path(os.path.realpath(link)).is_relative_to(root):
+            scan.left_out.append(LeftOut(path=path, reason="outside"))
+            return
+        scan.entries.append(Entry(path=path, kind="link", target=target))
+
+    def _file(self, path: str, file: Path, status: os.stat_result, mode: int, scan: _Scan) -> None:
+        size = status.st_size
+        reason: Reason | None = None
+        if size > self._limits.file_bytes:
+            reason = "too_large"
+        elif scan.files >= self._limits.files:
+            reason = "too_many"
+        elif scan.bytes + size > self._limits.total_bytes:
+            reason = "no_room"
+        if reason is not None:
+            scan.left_out.append(LeftOut(path=path, reason=reason, size=size))
+            return
+        if mode & 0o400 == 0:
+            file.chmod(mode | 0o400)
+        scan.files += 1
+        scan.bytes += size
+        scan.entries.append(Entry(path=path, mode=mode, size=size, sha256=self._hash(path, file)))
+
+    def _hash(self, path: str, file: Path) -> str:
+        signature = _signature(file)
+        known = self._known.get(path)
+        if known is not None and known[0] == signature:
+            return known[1]
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        self._known[path] = (signature, digest)
+        return digest
+
+    def _store(self, entries: list[Entry]) -> Tree:
+        """Upload content that no object of the last version holds; the tree that says where everything is."""
+        places = self._kept(entries)
+        missing: dict[str, Entry] = {}
+        for entry in entries:
+            if entry.kind == "file" and entry.sha256 not in places:
+                missing.setdefault(entry.sha256, entry)
+        uploads: list[Callable[[], dict[str, Place]]] = []
+        for pack in _packs(entry for entry in missing.values() if entry.size < PACKED_BELOW):
+            uploads.append(lambda pack=pack: self._put_pack(pack))  # type: ignore[misc]
+        for entry in missing.values():
+            if entry.size >= PACKED_BELOW:
+                uploads.append(lambda entry=entry: self._put_file(entry))  # type: ignore[misc]
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            for placed in pool.map(lambda upload: upload(), uploads):
+                places.update(placed)
+        return _tree(entries, places)
+
+    def _kept(self, entries: list[Entry]) -> dict[str, Place]:
+        """Where content of the last version is, without packs that are mostly waste or too small and too many."""
+        wanted = {entry.sha256 for entry in entries if entry.kind == "file"}
+        places: dict[str, Place] = {}
+        live: Counter[str] = Counter()
+        for entry in self._tree.entries:
+            if entry.kind == "file" and entry.sha256 in wanted and entry.sha256 not in places:
+                stored = self._tree.objects[entry.object]
+                places[entry.sha256] = (stored.name, entry.offset, stored.size)
+                live[stored.name] += entry.size
+        packs = {n: size for n, _, size in places.values() if n not in wanted or size < PACKED_BELOW}
+        waste = {name for name, size in packs.items() if live[name] * 2 < size}
+        if len(packs) - len(waste) > MAX_PACKS:
+            waste |= {name for name, size in packs.items() if size < PACK_BYTES // 2}
+        return {sha256: place for sha256, place in places.items() if place[0] not in waste}
+
+    def _put_pack(self, entries: list[Entry]) -> dict[str, Place]:
+        content = [(self.folder / entry.path).read_bytes() for entry in entries]
+        body = b"".join(content)
+        name = hashlib.sha256(body).hexdigest()
+        self._snapshots.put(f"{self._prefix}blobs/{name}", body, "application/octet-stream")
+        placed, offset = {}, 0
+        for entry, piece in zip(entries, content, strict=True):
+            placed[entry.sha256] = (name, offset, len(body))
+            offset += len(piece)
+        return placed
+
+    def _put_file(self, entry: Entry) -> dict[str, Place]:
+        with (self.folder / entry.path).open("rb") as content:
+            self._snapshots.put(f"{self._prefix}blobs/{entry.sha256}", content, "application/octet-stream")
+        return {entry.sha256: (entry.sha256, 0, entry.size)}
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _packs(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    pack: list[Entry] = []
+    size = 0
+    for entry in entries:
+        pack.append(entry)
+        size += entry.size
+        if size >= PACK_BYTES:
+            yield pack
+            pack, size = [], 0
+    if pack:
+        yield pack
+
+
+def _tree(entries: list[Entry], places: dict[str, Place]) -> Tree:
+    objects = {name: size for name, _, size in places.values()}
+    used = {places[entry.sha256][0] for entry in entries if entry.kind == "file"}
+    names = sorted(used)
+    number = {name: n for n, name in enumerate(names)}
+    return Tree(
+        objects=tuple(Stored(name=name, size=objects[name]) for name in names),
+        entries=tuple(
+            entry.model_copy(update={"object": number[places[entry.sha256][0]], "offset": places[entry.sha256][1]})
+            if entry.kind == "file"
+            else entry
+            for entry in entries
+        ),
+    )
+
+
+def _signature(path: Path) -> Signature:
+    status = path.lstat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def read_tree(snapshots: Snapshots, reference: TreeReference | None) -> Tree:
+    """The list of a version's files; an empty one when there is none."""
+    if reference is None:
+        return Tree()
+    return Tree.model_validate_json(gzip.decompress(snapshots.get(reference.key)))
+
+
+def write_tree(snapshots: Snapshots, prefix: str, tree: Tree) -> TreeReference:
+    """Store the list of files; the reference also names the objects, so that a manifest tells whether all is there."""
+    body = gzip.compress(tree.model_dump_json(exclude_defaults=True).encode(), mtime=0)
+    key = f"{prefix}trees/{hashlib.sha256(body).hexdigest()}.json.gz"
+    snapshots.put(key, body, "application/gzip")
+    return TreeReference(
+        key=key,
+        files=sum(entry.kind == "file" for entry in tree.entries),
+        bytes=sum(entry.size for entry in tree.entries),
+        objects=tuple(f"{prefix}blobs/{stored.name}" for stored in tree.objects),
+    )
+
+
+def by_object(tree: Tree) -> list[list[Entry]]:
+    """The files of a tree, grouped by the object that holds them, in the order of `tree.objects`."""
+    groups: list[list[Entry]] = [[] for _ in tree.objects]
+    for entry in tree.entries:
+        if entry.kind == "file":
+            groups[entry.object].append(entry)
+    return groups
+
+
+def contents(snapshots: Snapshots, session_id: str, tree: Tree) -> Iterator[tuple[Entry, bytes]]:
+    """Every file of a tree with its content, one object in memory at a time."""
+    for stored, entries in zip(tree.objects, by_object(tree), strict=True):
+        body = snapshots.get(f"{session_prefix(session_id)}blobs/{stored.name}")
+        for entry in entries:
+            yield entry, body[entry.offset : entry.offset + entry.size]

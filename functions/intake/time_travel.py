@@ -1,0 +1,137 @@
+"""/new, /undo, /fork and /debug: the conversation's pointer moves, or what it points at is shown.
+
+Each moves the pointer once for its update, and only from where it was seen: a redelivered update changes nothing more,
+and a turn that runs meanwhile cannot commit over it.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from functions.common import aws
+from functions.common.delivery import Delivery
+from functions.common.envelope import Chat, session_key
+from functions.common.errors import BadInput, SnapshotMissing, TelegramRefused
+from functions.common.lock_table import LockTable
+from functions.common.sessions import Pointer, SessionTable
+from functions.common.settings import IntakeSettings
+from functions.common.snapshots import Manifest, Snapshots
+from functions.common.versions import WORKSPACE, before_last_turn, export, fork
+from functions.intake.request import Request, delivery, tell
+
+SENT_BYTES = 50 * 1024 * 1024
+"""Bytes of a document a bot may send (Bot API, sendDocument)."""
+
+PACKED_BYTES = 2 * SENT_BYTES
+"""Bytes of a workspace that is worth packing for the chat: it may shrink by half."""
+
+TOPIC_NAME = 128
+"""Characters a forum topic's name may have (Bot API, createForumTopic)."""
+
+
+def new(request: Request) -> None:
+    """Forget the conversation: a fresh session."""
+    table, _ = _stores()
+    pointer = table.pointer(request.session_key)
+    table.move(request.session_key, request.turn_id, pointer, Pointer(session_id=str(uuid.uuid4())))
+    tell(request, "new")
+
+
+def undo(request: Request) -> None:
+    """Back to before the last turn, its files too."""
+    table, snapshots = _stores()
+    pointer = table.pointer(request.session_key)
+    if not table.turn(request.session_key, request.turn_id).moved_to:
+        if _busy(request):
+            tell(request, "undo_busy")
+            return
+        try:
+            target = before_last_turn(snapshots, pointer) if pointer else None
+        except SnapshotMissing:
+            tell(request, "undo_gone")
+            return
+        if target is None:
+            tell(request, "undo_nothing")
+            return
+        if not table.move(request.session_key, request.turn_id, pointer, target):
+            tell(request, "undo_busy")
+            return
+    tell(request, "undone")
+
+
+def fork_here(request: Request) -> None:
+    """Go on from this point in a new topic; where there are none, here, and what was stays as it is."""
+    table, snapshots = _stores()
+    pointer, chat = table.pointer(request.session_key), _chat(request)
+    moved = table.turn(request.session_key, request.turn_id).moved_to
+    if not moved and (pointer is None or pointer.manifest is None):
+        tell(request, "fork_nothing")
+        return
+    target = chat
+    if chat.forum:
+        try:
+            target = chat.model_copy(update={"thread_id": _topic(request, chat)})
+        except TelegramRefused as error:
+            tell(request, "fork_refused", reason=error.description)
+            return
+    if not moved and pointer is not None and pointer.manifest is not None:
+        copy = fork(snapshots, snapshots.read(pointer.manifest, Manifest), _fork_id(request))
+        if target == chat:
+            table.move(request.session_key, request.turn_id, pointer, copy)
+        else:
+            table.move(session_key(target.id, target.thread_id), request.turn_id, None, copy)
+    if target == chat:
+        tell(request, "forked_here", session=pointer.session_id if pointer else "")
+    else:
+        delivery(request, target).text("forked_there", request.say("forked_there"))
+        tell(request, "forked")
+
+
+def debug(request: Request) -> None:
+    """Send the conversation's files into the chat."""
+    table, snapshots = _stores()
+    pointer = table.pointer(request.session_key)
+    if pointer is None or pointer.manifest is None:
+        tell(request, "debug_nothing")
+        return
+    out, manifest = delivery(request, _chat(request)), snapshots.read(pointer.manifest, Manifest)
+    size = manifest.tree.bytes if manifest.tree else 0
+    for name, content in export(snapshots, manifest, workspace=size <= PACKED_BYTES):
+        if len(content) > SENT_BYTES:
+            _too_large(request, out, name, len(content))
+        elif content:
+            out.document(name, name.replace("/", "-"), content, f"{request.session_key} version {pointer.version}")
+    if size > PACKED_BYTES:
+        _too_large(request, out, WORKSPACE, size)
+
+
+def _too_large(request: Request, out: Delivery, name: str, size: int) -> None:
+    out.text(name, request.say("debug_too_large", name=name, megabytes=f"{size / 1024**2:,.0f}"))
+
+
+def _stores() -> tuple[SessionTable, Snapshots]:
+    settings = IntakeSettings.load()
+    table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+    return table, Snapshots(settings.bucket, aws.s3())
+
+
+def _busy(request: Request) -> bool:
+    lock, _ = LockTable(IntakeSettings.load().table, aws.dynamodb(), aws.step_functions()).read(request.session_key)
+    return lock.owner is not None or bool(lock.waiters or lock.announced)
+
+
+def _chat(request: Request) -> Chat:
+    if request.envelope.chat is None:
+        raise BadInput("envelope.chat: a command needs its chat")
+    return request.envelope.chat
+
+
+def _topic(request: Request, chat: Chat) -> int:
+    """The new topic, made once for this update."""
+    wanted = request.envelope.command.argument if request.envelope.command else ""
+    name = (wanted or request.say("fork_topic"))[:TOPIC_NAME]
+    return delivery(request, chat).topic("topic", name)
+
+
+def _fork_id(request: Request) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"stepgram:{request.turn_id}"))

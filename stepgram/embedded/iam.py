@@ -1,0 +1,204 @@
+"""IAM on the embedded stack: each function may do what the template's policies allow, and nothing else.
+
+A function signs with a key of its own; whoever takes a role gets keys that are narrowed by the session policy, as STS
+makes them. Every other key (the operator's, the interpreter's) may do everything. Signatures are not checked.
+Sources: IAM policy evaluation (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html),
+the actions and resources of each service (Service Authorization Reference), AssumeRole's session policies, and S3's
+403 instead of 404 for who may not list (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from moto.kms.models import kms_backends
+
+from stepgram.embedded.client import ACCOUNT, REGION
+from stepgram.embedded.state import read_json, write_json
+
+Statement = Mapping[str, Any]
+KEY_ID = re.compile(r"Credential=([^/,]+)/")
+ANYTHING = "*"
+"""The resource of a request that does not name it, such as SendTaskSuccess: the action decides."""
+
+TRANSACTION = {"Update": "UpdateItem", "Put": "PutItem", "Delete": "DeleteItem", "ConditionCheck": "ConditionCheckItem"}
+OBJECT = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One action on one resource; `prefix` is the condition key `s3:prefix`."""
+
+    action: str
+    resource: str
+    prefix: str | None = None
+
+
+class Denied(Exception):
+    """The request is refused: an HTTP status and an error code of the service."""
+
+    def __init__(self, service: str, code: str, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.service = service
+        self.code = code
+        self.status = status
+
+
+class Access:
+    """Who may do what. Keys of taken roles, and the stack's KMS key, are kept in a file between runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        kept = read_json(path) or {}
+        self._taken: dict[str, dict[str, Any]] = kept.get("taken", {})
+        self._key: dict[str, str] | None = kept.get("key")
+        self.functions: dict[str, list[Statement]] = {}
+        self.roles: dict[str, list[Statement]] = {}
+
+    def save(self) -> None:
+        """Write what the next run needs."""
+        now = time.time()
+        taken = {key: role for key, role in self._taken.items() if role["expires"] > now}
+        write_json(self._path, {"taken": taken, "key": self._key})
+
+    def kms_key(self) -> str:
+        """The stack's KMS key, the same in every run; returns its ARN."""
+        backend = kms_backends[ACCOUNT][REGION]
+        key = backend.create_key(None, "ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT", "sessions", None)
+        if self._key is None:
+            self._key = {"id": key.id, "material": key.key_material.hex()}
+        else:
+            del backend.keys[key.id]
+            key.id, key.key_material = self._key["id"], bytes.fromhex(self._key["material"])
+            key.arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{key.id}"
+            backend.keys[key.id] = key
+        return str(key.arn)
+
+    def role_taken(self, request: bytes, answer: bytes) -> None:
+        """Remember what AssumeRole gave out."""
+        asked = {name: values[0] for name, values in parse_qs(request.decode()).items()}
+        found = re.search(rb"<AccessKeyId>(\w+)</AccessKeyId>", answer)
+        if asked.get("Action") == "AssumeRole" and found is not None:
+            policy = json.loads(asked["Policy"])["Statement"] if "Policy" in asked else None
+            expires = time.time() + int(asked.get("DurationSeconds", 3600))
+            self._taken[found[1].decode()] = {"role": asked["RoleArn"], "policy": policy, "expires": expires}
+
+    def restricted(self, environ: Mapping[str, Any]) -> bool:
+        """Whether the request is signed with a key that is checked."""
+        key = _key_of(environ)
+        return key in self.functions or key in self._taken
+
+    def check(self, environ: Mapping[str, Any], body: bytes) -> None:
+        """Raise Denied when the request's key does not allow what it asks for."""
+        key = _key_of(environ)
+        for wanted in actions(environ, body):
+            service = wanted.action.partition(":")[0]
+            if key in self._taken and self._taken[key]["expires"] < time.time():
+                raise Denied(service, "ExpiredToken", "The provided token has expired.")
+            if not all(allows(statements, wanted) for statements in self._statements(key)):
+                message = f"User: {key} is not authorized to perform: {wanted.action} on resource: {wanted.resource}"
+                raise Denied(service, "AccessDenied" if service == "s3" else "AccessDeniedException", message, 403)
+
+    def _statements(self, key: str) -> list[list[Statement]]:
+        """The policies that must all allow: a function's own, or a role's and the session's."""
+        if key in self.functions:
+            return [self.functions[key]]
+        taken = self._taken[key]
+        own = self.roles.get(taken["role"], [])
+        return [own] if taken["policy"] is None else [own, taken["policy"]]
+
+    def may_list(self, environ: Mapping[str, Any], bucket: str) -> bool:
+        """Whether the key may list the whole bucket: only then S3 says that an object is not there."""
+        wanted = Wanted("s3:ListBucket", f"arn:aws:s3:::{bucket}")
+        return all(allows(statements, wanted) for statements in self._statements(_key_of(environ)))
+
+
+def allows(statements: list[Statement], wanted: Wanted) -> bool:
+    """Whether an Allow matches; the template has no Deny for its own functions."""
+    return any(
+        statement["Effect"] == "Allow"
+        and any(fnmatchcase(wanted.action.lower(), pattern.lower()) for pattern in _list(statement["Action"]))
+        and (
+            wanted.resource == ANYTHING
+            or any(fnmatchcase(wanted.resource, pattern) for pattern in _list(statement["Resource"]))
+        )
+        and _condition(statement.get("Condition", {}), wanted)
+        for statement in statements
+    )
+
+
+def _condition(condition: Mapping[str, Any], wanted: Wanted) -> bool:
+    """StringLike on s3:prefix, the only condition in use; a key the request does not have does not match."""
+    patterns = _list(condition.get("StringLike", {}).get("s3:prefix", [])) if condition else []
+    if not condition:
+        return True
+    return wanted.prefix is not None and any(fnmatchcase(wanted.prefix, pattern) for pattern in patterns)
+
+
+def actions(environ: Mapping[str, Any], body: bytes) -> Iterator[Wanted]:
+    """What a request asks for, in IAM's terms."""
+    service, _, operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")
+    if not operation:
+        yield from _query(environ, body)
+        return
+    document = json.loads(body or b"{}")
+    if service.startswith("DynamoDB_"):
+        yield from _dynamodb(operation, document)
+    elif service == "AWSStepFunctions":
+        arn = document.get("executionArn") or document.get("stateMachineArn") or ANYTHING
+        yield Wanted(f"states:{operation}", arn)
+    elif service == "secretsmanager":
+        yield Wanted(f"secretsmanager:{operation}", document.get("SecretId", ANYTHING))
+    elif service == "TrentService":
+        yield Wanted(f"kms:{operation}", document.get("KeyId", ANYTHING))
+    else:
+        yield Wanted(f"{service}:{operation}", "a service no policy is known for")
+
+
+def _dynamodb(operation: str, document: dict[str, Any]) -> Iterator[Wanted]:
+    if operation == "TransactWriteItems":
+        for item in document["TransactItems"]:
+            for kind, given in item.items():
+                yield Wanted(f"dynamodb:{TRANSACTION[kind]}", _table(given["TableName"]))
+    else:
+        yield Wanted(f"dynamodb:{operation}", _table(document["TableName"]))
+
+
+def _table(name: str) -> str:
+    return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{name}"
+
+
+def _query(environ: Mapping[str, Any], body: bytes) -> Iterator[Wanted]:
+    """S3's requests by method and path; STS's by form."""
+    method, path = environ["REQUEST_METHOD"], unquote(environ["PATH_INFO"]).lstrip("/")
+    if method == "POST" and not path:
+        asked = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        yield Wanted(f"sts:{asked.get('Action', '')}", asked.get("RoleArn", ANYTHING))
+        return
+    bucket, _, key = path.partition("/")
+    query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    if not key:
+        action = "s3:ListBucket" if method == "GET" and ("list-type" in query or not query) else f"s3:{method}"
+        yield Wanted(action, f"arn:aws:s3:::{bucket}", query.get("prefix", [""])[0])
+        return
+    source = unquote(environ.get("HTTP_X_AMZ_COPY_SOURCE", "")).lstrip("/")
+    if source:
+        yield Wanted("s3:GetObject", f"arn:aws:s3:::{source}")
+    yield Wanted(f"s3:{OBJECT.get(method, method)}", f"arn:aws:s3:::{bucket}/{key}")
+
+
+def _key_of(environ: Mapping[str, Any]) -> str:
+    found = KEY_ID.search(environ.get("HTTP_AUTHORIZATION", ""))
+    return found[1] if found else ""
+
+
+def _list(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
