@@ -13,8 +13,8 @@ setup: $(UV)  ## the environment, with the versions of constraints.txt
 run: setup  ## the stack on this machine: a chat page and a console page
 	$(UV) run stepgram local
 
-test: setup  ## every test
-	$(UV) run pytest $(ARGS)
+test: setup  ## every test; files side by side, each process with a stack of its own
+	$(UV) run pytest --numprocesses auto --dist loadfile $(ARGS)
 
 check: setup  ## style, types, templates, definitions, generated files
 	$(UV) run ruff format --check .

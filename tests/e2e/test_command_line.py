@@ -126,7 +126,7 @@ def test_memory_survives_from_one_process_to_the_next(stepgram: Run) -> None:
     other = stepgram("ask", "--json", "--chat", "2002", "who am I")
 
     assert (first.returncode, second.returncode, other.returncode) == (0, 0, 0)
-    assert [line.split()[1] for line in first.stdout.splitlines()[:8]] == STEPS
+    assert [line.split()[1] for line in first.stdout.splitlines()[: len(STEPS)]] == STEPS
     assert "You said: hello" in first.stdout
     answer = json.loads(second.stdout)
     assert set(answer) == {"execution", "status", "error", "states", "replies", "session_id", "version", "cost_usd"}
@@ -280,3 +280,29 @@ def test_a_bot_that_is_registered_elsewhere_is_left_there(
     assert done.returncode == 1
     assert "production.example" in done.stderr
     assert elsewhere.state["webhook"]["url"] == "https://production.example/webhook"
+
+
+def test_a_session_is_carried_shown_exported_forked_and_reset_by_commands_alone(stepgram: Run, tmp_path: Path) -> None:
+    written = stepgram("ask", "!bash echo from turn one > file.txt")
+    stepgram("ask", "hello")
+    read = stepgram("ask", "!bash cat file.txt")
+    listed = json.loads(stepgram("sessions", "--json").stdout)
+    shown = json.loads(stepgram("session", "show", "1001", "--json").stdout)
+    exported = stepgram("session", "export", "1001", "--version", "2", "--output", str(tmp_path / "out"))
+    forked = stepgram("session", "fork", "1001", "--version", "1", "--to", "3003")
+    there = stepgram("ask", "--chat", "3003", "how many")
+    reset = stepgram("session", "reset", "1001")
+    again = stepgram("ask", "how many")
+    unknown = stepgram("session", "show", "77")
+
+    assert [done.returncode for done in (written, read, exported, forked, there, reset, again)] == [0] * 7
+    assert "from turn one" in read.stdout
+    assert [(one["key"], one["version"]) for one in listed] == [("1001:0", 3)]
+    assert [version["version"] for version in shown["versions"]] == [3, 2, 1]
+    assert all(version["files"] == 1 for version in shown["versions"])
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["conversation.jsonl", "debug.txt", "todos.json", "workspace.zip"]
+    assert "cat file.txt" not in (tmp_path / "out" / "conversation.jsonl").read_text()
+    assert "message 2 of this conversation" in there.stdout
+    assert "message 1 of this conversation" in again.stdout
+    assert (unknown.returncode, "there is no conversation 77" in unknown.stderr) == (1, True)
