@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 from stepgram.embedded.stack import EmbeddedStack
-from tests.bench import turn, webhook
+from tests.bench import sessions, turn, webhook
 from tests.bench.figures import show
 
-NAMES = ("imports", "answers", "turn", "agent", "cold")
+NAMES = ("imports", "answers", "turn", "agent", "open", "cold", "sessions")
 
 
 def main() -> None:
@@ -31,7 +31,9 @@ def main() -> None:
         "answers": ("Webhook: answers", webhook.answers),
         "turn": ("Turn: orchestration", turn.orchestration),
         "agent": ("Agent: overhead around the model", turn.agent),
+        "open": ("Agent: open conversation", turn.open_conversation),
         "cold": ("Agent: cold process", turn.cold),
+        "sessions": ("Sessions: carried as snapshots and by copying all files", sessions.sessions),
     }
     wanted = [measured[name] for name in measured if name in names]
     if wanted:

@@ -57,6 +57,21 @@ def agent(stack: EmbeddedStack, runs: int) -> list[Figure]:
     ]
 
 
+def open_conversation(stack: EmbeddedStack, runs: int) -> list[Figure]:
+    """The same for the second message of a conversation, whose CLI process is still open."""
+    before, after = [], []
+    for number in range(runs):
+        chat = FIRST_CHAT + 2000 + number
+        ask(stack, chat)
+        start, end = _around_one(stack, chat)
+        before.append(start)
+        after.append(end)
+    return [
+        Figure("open conversation: start to first model request", "ms", tuple(before)),
+        Figure("open conversation: end of stream to return", "ms", tuple(after)),
+    ]
+
+
 def cold(stack: EmbeddedStack, runs: int) -> list[Figure]:
     """The same in a process that did not exist before: Python, its imports and the CLI all start."""
     before, after = _around_the_model(stack, COLD_CHAT, runs, cold=True)
@@ -73,13 +88,19 @@ def _around_the_model(
     for number in range(runs):
         if cold:
             stack.functions.cool_down()
-        turn = ask(stack, first_chat + number)
-        state = next(s for s in turn.states if s.name == "RunAgent")
-        record = next(r for r in stack.bedrock.requests if r["session"] == turn.output["session_id"])
-        before.append((record["time"] - state.entered.timestamp()) * 1000)
-        after.append((_ends(state.entered, state.seconds) - record["ended"]) * 1000)
+        start, end = _around_one(stack, first_chat + number)
+        before.append(start)
+        after.append(end)
         time.sleep(0.2)  # the background save of the stack is not part of the next sample
     return tuple(before), tuple(after)
+
+
+def _around_one(stack: EmbeddedStack, chat: int) -> tuple[float, float]:
+    turn = ask(stack, chat)
+    state = next(s for s in turn.states if s.name == "RunAgent")
+    record = next(r for r in reversed(stack.bedrock.requests) if r["session"] == turn.output["session_id"])
+    start = (record["time"] - state.entered.timestamp()) * 1000
+    return start, (_ends(state.entered, state.seconds) - record["ended"]) * 1000
 
 
 def _ends(entered: datetime, seconds: float) -> float:
