@@ -14,7 +14,7 @@ run: setup  ## the stack on this machine: a chat page and a console page
 	$(UV) run stepgram local
 
 test: setup  ## every test; files side by side, each process with a stack of its own
-	$(UV) run pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(UV) run pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup  ## style, types, templates, definitions, generated files
 	$(UV) run ruff format --check .

@@ -372,6 +372,20 @@ def delete_webhook(stack: str | None) -> None:
         out.print("deleted")
 
 
+def run() -> None:
+    """The entry of the process.
+
+    The local stack's threads (moto's executions, servers) are still there when the command is done. Python's own end
+    would run into them: inside Rust and C++ code they abort the process ("exception not rethrown"), so it is left out.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    main()
+    run()

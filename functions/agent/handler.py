@@ -25,8 +25,8 @@ from functions.common.settings import AgentSettings
 from functions.common.snapshots import OutboxFile, RunResult, RunSummary, Snapshots, turn_prefix
 from functions.common.workspace import Captured
 
-CLOSING_SECONDS = 10.0
-"""The agent is interrupted so long before Lambda's deadline: what it did must still be uploaded."""
+CLOSING_SECONDS, CLOSING_SHARE = 10.0, 0.05
+"""The agent is interrupted so long before Lambda's deadline, or this share of its time: its work is uploaded then."""
 
 GO_ON = (
     "[Your time in this container ran out and you were interrupted; a tool that was running was stopped. "
@@ -85,13 +85,13 @@ def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSu
         if stored is not None and stored.went_on_from == session.going_on:
             logger.info("the stored result is returned")
             return stored.summary
-        until = time.monotonic() + seconds - CLOSING_SECONDS
+        until = time.monotonic() + seconds - max(CLOSING_SECONDS, CLOSING_SHARE * seconds)
         earlier = snapshots.read(result_key(folder, session.part - 1), RunResult) if session.part else None
         conversation = _open(request, settings, snapshots, earlier)
         try:
             result = _run(request, settings, conversation, earlier, until)
         except BaseException:
-            conversation.close()
+            _close(conversation)
             raise
         snapshots.write(result.summary.result, result)
         _keep_or_close(conversation, settings, result.summary.status)
@@ -118,7 +118,7 @@ def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earli
         logger.info("the open conversation is used")
         return kept
     if kept is not None:
-        kept.close()
+        _close(kept)
     end_leftovers()
     budget = settings.max_budget_usd - (earlier.summary.cost_usd if earlier else 0.0)
     try:
@@ -138,7 +138,15 @@ def _keep_or_close(conversation: Conversation, settings: AgentSettings, status: 
     if status == "done" and young and small and conversation.run_usd < settings.max_budget_usd / 10:
         _kept = conversation
     else:
+        _close(conversation)
+
+
+def _close(conversation: Conversation) -> None:
+    """Close it; a CLI that is dead already is no failure of the turn that comes after it."""
+    try:
         conversation.close()
+    except ClaudeSDKError as error:
+        logger.warning("the conversation did not close cleanly", cause=str(error))
 
 
 def _run(

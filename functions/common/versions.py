@@ -119,15 +119,24 @@ def _debug(snapshots: Snapshots, manifest: Manifest) -> bytes:
         return b""
 
 
-def todos(conversation: bytes) -> list[Any]:
-    """The list the agent last made with its TodoWrite tool."""
-    found: list[Any] = []
+def todos(conversation: bytes) -> list[dict[str, Any]]:
+    """The agent's list of tasks as its tools TaskCreate and TaskUpdate (or TodoWrite) left it.
+
+    Tasks are numbered from 1 as they are created; a deleted one is left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for line in conversation.split(b"\n"):
-        content = json.loads(line).get("message", {}).get("content") if b'"TodoWrite"' in line else None
+        content = json.loads(line).get("message", {}).get("content") if b'"tool_use"' in line else None
         for block in content if isinstance(content, list) else []:
-            if block.get("type") == "tool_use" and block.get("name") == "TodoWrite":
-                found = list(block.get("input", {}).get("todos", []))
-    return found
+            given = block.get("input", {})
+            if block.get("name") == "TaskCreate":
+                number = str(len(found) + 1)
+                found[number] = {"id": number, "content": given.get("subject", ""), "status": "pending"}
+            elif block.get("name") == "TaskUpdate" and given.get("taskId") in found:
+                found[given["taskId"]] |= {"status": given.get("status", found[given["taskId"]]["status"])}
+            elif block.get("name") == "TodoWrite":
+                found = {str(number): todo for number, todo in enumerate(given.get("todos", []), 1)}
+    return [todo for todo in found.values() if todo.get("status") != "deleted"]
 
 
 def _workspace(snapshots: Snapshots, manifest: Manifest) -> bytes:

@@ -94,6 +94,7 @@ class FunctionHost:
         self._specs = specs
         self._base = base
         self._workers = WorkerPool(home)
+        self._stopped = False
         self._threads = {name: ThreadPoolExecutor(CONCURRENCY, f"function-{name}") for name in specs}
         self.around: Callable[[FunctionSpec, dict[str, Any], Invoker], Answer] | None = None
 
@@ -114,6 +115,8 @@ class FunctionHost:
 
     def run(self, spec: FunctionSpec, event: dict[str, Any]) -> Answer:
         """Run the function, whatever a test put around it."""
+        if self._stopped:
+            raise InvokeError(503, "ServiceException", "the stack stops")
         environment = self._environment(spec)
         request_id = str(uuid.uuid4())
         answer = (
@@ -158,6 +161,7 @@ class FunctionHost:
 
     def stop(self) -> None:
         """End the agent's processes; zip functions that still run end with this process."""
+        self._stopped = True
         self._workers.stop()
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)

@@ -346,6 +346,7 @@ class Telegram:
 
     def queue(self, update: dict[str, Any], chat_id: int) -> int:
         """Put an update into its chat's delivery queue; returns its update_id."""
+        _import_models()
         with self._lock:
             update_id = int(self.state["next_update"])
             self.state["next_update"] = update_id + 1
@@ -361,8 +362,7 @@ class Telegram:
         return update_id
 
     def resume(self) -> None:
-        """Deliver what an earlier run left undelivered, and have the models at hand before the first answer."""
-        threading.Thread(target=_methods, daemon=True, name="models").start()
+        """Deliver what an earlier run left undelivered."""
         with self._lock:
             for update_id, update in self.state["updates"].items():
                 if update["status"] is None:
@@ -458,10 +458,16 @@ class Telegram:
 
 
 @cache
+def _import_models() -> None:
+    """Begin the import of the models."""
+    threading.Thread(target=_methods, daemon=True, name="models").start()
+
+
+@cache
 def _methods() -> dict[str, Any]:
     """aiogram's model of every method, by its name in lower case (the Bot API ignores case).
 
-    The import takes seconds, so it happens in the background when the stack starts.
+    The import takes seconds, so it begins in the background when somebody writes, to be done before the answer is.
     """
     import aiogram.methods
 

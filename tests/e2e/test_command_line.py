@@ -86,7 +86,9 @@ class Local:
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGINT)
-        return self._process.wait(30)
+        printed, _ = self._process.communicate(timeout=60)
+        assert self._process.returncode == 0, printed
+        return self._process.returncode
 
     def say(self, chat: int, text: str) -> None:
         requests.post(

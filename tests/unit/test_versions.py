@@ -15,7 +15,7 @@ from claude_agent_sdk import get_session_messages
 from functions.common.errors import SnapshotMissing
 from functions.common.sessions import Pointer
 from functions.common.snapshots import Manifest, Segment, Snapshots
-from functions.common.versions import at_version, before_last_turn, debug_key, export, fork, history
+from functions.common.versions import at_version, before_last_turn, debug_key, export, fork, history, todos
 from functions.common.workspace import Workspace
 from tests.conftest import Bucket
 
@@ -144,3 +144,24 @@ def test_a_fork_is_a_session_of_its_own(bucket: Bucket, snapshots: Snapshots, po
     assert before_last_turn(snapshots, copy) == copy.model_copy(
         update={"version": 0, "manifest": None, "cost_usd": 0.0, "turns": 1}
     )
+
+
+def test_todos_are_what_the_tools_left() -> None:
+    calls = [
+        ("TaskCreate", {"subject": "one"}),
+        ("TaskCreate", {"subject": "two"}),
+        ("TaskCreate", {"subject": "three"}),
+        ("TaskUpdate", {"taskId": "1", "status": "completed"}),
+        ("TaskUpdate", {"taskId": "2", "status": "deleted"}),
+        ("TaskUpdate", {"taskId": "9", "status": "completed"}),
+    ]
+    lines = [
+        json.dumps(message(n, [{"type": "tool_use", "name": name, "input": given}], "assistant"))
+        for n, (name, given) in enumerate(calls, 1)
+    ]
+
+    assert todos("\n".join(lines).encode()) == [
+        {"id": "1", "content": "one", "status": "completed"},
+        {"id": "3", "content": "three", "status": "pending"},
+    ]
+    assert todos(b"") == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +191,23 @@ def test_any_mismatch_starts_afresh(
     assert len(processes(stack, session)) == expected
     number = 2 if case == "undone between" else 3
     assert f"message {number} of this conversation" in person.texts(chat)[-1]
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same chat", "another chat"])
+def test_an_open_conversation_whose_cli_died_harms_nobody(
+    person: Person, chat: int, stack: EmbeddedStack, same: bool
+) -> None:
+    stack.functions.cool_down()
+    session = person.ask(chat, "one").output["session_id"]
+    for process in Path("/proc").glob("[0-9]*"):
+        if session.encode() in (process / "cmdline").read_bytes():
+            os.kill(int(process.name), signal.SIGKILL)
+
+    found = person.ask(chat if same else chat + 1_000_000, "two")
+
+    assert found.status == "SUCCEEDED", found.cause
+    number = 2 if same else 1
+    assert f"message {number} of this conversation" in person.texts(chat if same else chat + 1_000_000)[-1]
 
 
 # ---------------------------------------------------------------------- time travel
