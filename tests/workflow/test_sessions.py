@@ -171,6 +171,26 @@ def test_the_next_message_finds_its_conversation_open(person: Person, chat: int,
     assert 0 < cold["cost_usd"] < 3 * costs[-1]
 
 
+def test_an_open_conversation_downloads_nothing(person: Person, chat: int, stack: EmbeddedStack) -> None:
+    output(person, chat, "echo kept > file")
+    fetched: list[str] = []
+    original = stack.aws._moto
+
+    def watching(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["REQUEST_METHOD"] == "GET" and "/sessions/" in environ["PATH_INFO"]:
+            fetched.append(environ["PATH_INFO"])
+        return original(environ, start_response)
+
+    stack.aws._moto = watching  # type: ignore[assignment]
+    try:
+        told = output(person, chat, "cat file")
+    finally:
+        stack.aws._moto = original
+
+    assert "kept" in told
+    assert [path for path in fetched if re.search("/(transcript|trees|blobs)/", path)] == []
+
+
 @pytest.mark.parametrize("case", ["switched off", "another conversation between", "undone between"])
 def test_any_mismatch_starts_afresh(
     person: Person, chat: int, stack: EmbeddedStack, agent_spec: Callable[..., None], case: str
