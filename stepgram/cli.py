@@ -144,7 +144,8 @@ def local(port: int) -> None:
             stopped = threading.Event()
             signal.signal(signal.SIGINT, lambda *_: stopped.set())
             signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-            stopped.wait()
+            while not stopped.wait(1):
+                """Look again: a signal may reach another thread, and its handler runs when this one wakes."""
             out.print("stopping; what still runs goes on at the next start", style="dim")
             page.stop()
     except WebhookInTheWay as error:

@@ -8,8 +8,10 @@ open: a later turn of the *same* session that goes on from the version it is at 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -81,6 +83,7 @@ class Conversation:
             settings, cli, folders, session_id, self.base is None, self.store, self._stderr.append, budget_usd
         )
         self._client = ClaudeSDKClient(options)
+        self.process: int | None = None
         try:
             self._do(self._client.connect())
         except (ClaudeSDKError, RuntimeError):
@@ -150,8 +153,11 @@ class Conversation:
         return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
     def close(self) -> None:
-        """End the CLI and every process it left, and remove the folders."""
+        """End the CLI and every process it left, and remove the folders. What is worth keeping is staged already."""
         try:
+            if self.process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.process, signal.SIGKILL)
             self._do(self._client.disconnect())
         finally:
             end_leftovers()

@@ -85,11 +85,12 @@ def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSu
         if stored is not None and stored.went_on_from == session.going_on:
             logger.info("the stored result is returned")
             return stored.summary
-        until = time.monotonic() + seconds - max(CLOSING_SECONDS, CLOSING_SHARE * seconds)
+        started = time.monotonic()
+        until = started + seconds - max(CLOSING_SECONDS, CLOSING_SHARE * seconds)
         earlier = snapshots.read(result_key(folder, session.part - 1), RunResult) if session.part else None
         conversation = _open(request, settings, snapshots, earlier)
         try:
-            result = _run(request, settings, conversation, earlier, until)
+            result = _run(request, settings, conversation, earlier, started, until)
         except BaseException:
             _close(conversation)
             raise
@@ -150,12 +151,16 @@ def _close(conversation: Conversation) -> None:
 
 
 def _run(
-    request: Request, settings: AgentSettings, conversation: Conversation, earlier: RunResult | None, until: float
+    request: Request,
+    settings: AgentSettings,
+    conversation: Conversation,
+    earlier: RunResult | None,
+    started: float,
+    until: float,
 ) -> RunResult:
-    started = time.monotonic()
     session = request.session
     text = GO_ON if earlier else request.text
-    run = conversation.ask(text, until - started)
+    run = conversation.ask(text, until - time.monotonic())
     status: Literal["done", "continue"] = "continue" if run.interrupted else "done"
     if run.interrupted and session.part + 1 >= settings.max_parts:
         raise AgentTimedOut(f"no answer after {session.part + 1} runs of up to 15 minutes")
