@@ -37,7 +37,7 @@ TURN_BYTES = 13_000
 """What a turn adds to its transcript."""
 
 ENTRY_BYTES = 2_000
-MOST_RUNS = 5
+MOST_RUNS = 3
 
 
 @dataclass
