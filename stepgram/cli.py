@@ -145,7 +145,7 @@ def local(port: int) -> None:
             signal.signal(signal.SIGINT, lambda *_: stopped.set())
             signal.signal(signal.SIGTERM, lambda *_: stopped.set())
             while not stopped.wait(1):
-                """Look again: a signal may reach another thread, and its handler runs when this one wakes."""
+                pass  # a signal may reach another thread; its handler runs when this one wakes
             out.print("stopping; what still runs goes on at the next start", style="dim")
             page.stop()
     except WebhookInTheWay as error:
