@@ -24,6 +24,20 @@ TURN_SECONDS = 90.0
 _chats = itertools.count(500_001)
 
 
+ORDER = [
+    "ResolveSession",
+    "AcquireLock",
+    "Hydrate",
+    "RunAgent",
+    "AgentDone",
+    "Persist",
+    "Reply",
+    "ReleaseLock",
+    "TurnDone",
+]
+"""The states of a turn that is answered."""
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
     with EmbeddedStack(tmp_path_factory.mktemp("stepgram"), environment={}) as running:

@@ -30,10 +30,11 @@ TOPIC_NAME = 128
 
 
 def new(request: Request) -> None:
-    """Forget the conversation: a fresh session."""
+    """Forget the conversation: a fresh session, wherever it stands when the pointer moves."""
     table, _ = _stores()
-    pointer = table.pointer(request.session_key)
-    table.move(request.session_key, request.turn_id, pointer, Pointer(session_id=str(uuid.uuid4())))
+    while not table.turn(request.session_key, request.turn_id).moved_to:
+        pointer = table.pointer(request.session_key)
+        table.move(request.session_key, request.turn_id, pointer, Pointer(session_id=str(uuid.uuid4())))
     tell(request, "new")
 
 
@@ -76,10 +77,11 @@ def fork_here(request: Request) -> None:
             return
     if not moved and pointer is not None and pointer.manifest is not None:
         copy = fork(snapshots, snapshots.read(pointer.manifest, Manifest), _fork_id(request))
-        if target == chat:
-            table.move(request.session_key, request.turn_id, pointer, copy)
-        else:
+        if target != chat:
             table.move(session_key(target.id, target.thread_id), request.turn_id, None, copy)
+        elif not table.move(request.session_key, request.turn_id, pointer, copy):
+            fork_here(request)  # a turn committed meanwhile: from there, then
+            return
     if target == chat:
         tell(request, "forked_here", session=pointer.session_id if pointer else "")
     else:

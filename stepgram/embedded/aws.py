@@ -67,8 +67,8 @@ class AwsEndpoint:
             return _denied(start_response, denied)
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         if target.startswith(TARGET):
-            return self._api(target.removeprefix(TARGET), environ, start_response)
-        if target.startswith(DYNAMODB) or (method in ("PUT", "DELETE") or "list-type" in environ["QUERY_STRING"]):
+            return self._api(target.removeprefix(TARGET), raw, environ, start_response)
+        if target.startswith(DYNAMODB) or method in ("PUT", "DELETE") or "list-type" in environ["QUERY_STRING"]:
             with self._writing:
                 return list(self._moto(environ, start_response))
         if method == "POST" and path == "/":
@@ -89,8 +89,7 @@ class AwsEndpoint:
         start_response(status, headers)
         return body
 
-    def _api(self, action: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        raw = _body(environ)
+    def _api(self, action: str, raw: bytes, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
             body = json.loads(raw or b"{}")
             self._step_functions.guard(action, body)
@@ -100,8 +99,6 @@ class AwsEndpoint:
         except ApiError as error:
             document = {"__type": error.code, "message": str(error)}
             return _json(start_response, 400, document, "application/x-amz-json-1.0")
-        environ["wsgi.input"] = io.BytesIO(raw)
-        environ["CONTENT_LENGTH"] = str(len(raw))
         if action != "StartExecution":
             return list(self._moto(environ, start_response))
         with self._step_functions.starting:

@@ -18,20 +18,9 @@ import requests
 
 from stepgram.embedded.server import Server
 from stepgram.embedded.telegram import Telegram
-from tests.conftest import until
+from tests.conftest import ORDER, until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = [
-    "ResolveSession",
-    "AcquireLock",
-    "Hydrate",
-    "RunAgent",
-    "AgentDone",
-    "Persist",
-    "Reply",
-    "ReleaseLock",
-    "TurnDone",
-]
 
 
 @pytest.fixture
@@ -128,13 +117,13 @@ def test_memory_survives_from_one_process_to_the_next(stepgram: Run) -> None:
     other = stepgram("ask", "--json", "--chat", "2002", "who am I")
 
     assert (first.returncode, second.returncode, other.returncode) == (0, 0, 0)
-    assert [line.split()[1] for line in first.stdout.splitlines()[: len(STEPS)]] == STEPS
+    assert [line.split()[1] for line in first.stdout.splitlines()[: len(ORDER)]] == ORDER
     assert "You said: hello" in first.stdout
     answer = json.loads(second.stdout)
     assert set(answer) == {"execution", "status", "error", "states", "replies", "session_id", "version", "cost_usd"}
     assert answer["replies"] == ["You said: again\n\nThis is message 2 of this conversation."]
     assert (answer["status"], answer["error"], answer["version"]) == ("SUCCEEDED", None, 2)
-    assert [state["name"] for state in answer["states"]] == STEPS
+    assert [state["name"] for state in answer["states"]] == ORDER
     assert "This is message 1" in json.loads(other.stdout)["replies"][0]
 
 

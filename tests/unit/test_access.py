@@ -161,6 +161,12 @@ def test_credentials_end_after_their_hour(
     assert refused(lambda: s3.list_objects_v2(Bucket=bucket_name, Prefix=f"sessions/{MINE}/")) == "ExpiredToken"
 
 
+def test_a_key_that_sts_never_gave_out_or_forgot_opens_nothing(stack: EmbeddedStack, bucket_name: str) -> None:
+    s3 = signed_by(stack, "s3", "ASIAFORGOTTEN", "token")
+
+    assert refused(lambda: s3.get_object(Bucket=bucket_name, Key="any")) == "ExpiredToken"
+
+
 def test_a_function_may_do_what_its_policy_says_and_no_more(stack: EmbeddedStack) -> None:
     outputs = stack.deployment.outputs
     key = {"pk": {"S": "policy:0"}, "sk": {"S": "session"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -172,6 +173,7 @@ def test_the_next_message_finds_its_conversation_open(person: Person, chat: int,
 
 
 def test_an_open_conversation_downloads_nothing(person: Person, chat: int, stack: EmbeddedStack) -> None:
+    stack.functions.cool_down()
     output(person, chat, "echo kept > file")
     fetched: list[str] = []
     original = stack.aws._moto
@@ -279,6 +281,30 @@ def test_a_redelivered_undo_takes_back_one_turn(person: Person, chat: int, kept:
     until(lambda: all(u["status"] for u in stack.telegram.state["updates"].values() if u["chat"] == chat))
 
     assert kept.pointer.version == 2
+
+
+@pytest.mark.parametrize("command", ["/new", "/fork"])
+def test_a_turn_that_commits_in_the_middle_of_a_command_does_not_undo_it(
+    person: Person, chat: int, kept: Kept, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person.ask(chat, "one")
+    before, move, seen = kept.pointer, SessionTable.move, []
+    manifest = kept.manifest()
+    key = str(before.manifest).replace("manifests/1-", "manifests/2-")
+    kept.snapshots.write(key, manifest.model_copy(update={"version": 2, "parent": before.manifest}))
+    after = before.model_copy(update={"version": 2, "manifest": key})
+
+    def overtaken(self: SessionTable, session_key: str, *arguments: Any) -> bool:
+        if not seen and session_key == kept.key:
+            seen.append(move(self, session_key, "the turn between", before, after))
+        return move(self, session_key, *arguments)
+
+    monkeypatch.setattr(SessionTable, "move", overtaken)
+    person.command(chat, command)
+
+    assert seen == [True]
+    assert kept.pointer.session_id != before.session_id
+    assert kept.pointer.version == (0 if command == "/new" else 2)
 
 
 def test_a_fork_in_a_private_chat_goes_on_apart(person: Person, chat: int, kept: Kept) -> None:
@@ -423,16 +449,16 @@ def test_a_turn_that_never_ends_is_given_up_by_name(person: Person, chat: int, a
 
 
 class Killing:
-    """Kills the agent's process at random moments of one chat's runs."""
+    """Kills the agent at given moments of one chat's runs, in seconds after their start; None: not that run."""
 
-    def __init__(self, stack: EmbeddedStack, chat: int, moments: Iterator[float]) -> None:
+    def __init__(self, stack: EmbeddedStack, chat: int, moments: Iterator[float | None]) -> None:
         self._stack, self._chat, self._moments = stack, chat, moments
         self.killed = 0
 
     def around(self, spec: FunctionSpec, event: dict[str, Any], run: Invoker) -> Answer:
         if not spec.is_image or event["session_key"] != f"{self._chat}:0":
             return run(spec, event)
-        moment = next(self._moments, None)
+        moment = next(self._moments)
         if moment is None:
             return run(spec, event)
         busy = set(self._stack.functions._workers._busy)
@@ -447,13 +473,24 @@ class Killing:
         for worker in set(self._stack.functions._workers._busy) - before:
             self.killed += 1
             worker.stop()
+        self._let_the_claim_go_silent()
+
+    def _let_the_claim_go_silent(self) -> None:
+        """What 15 seconds would do: the dead run's claim no longer counts."""
+        kept = Kept(self._stack, self._chat)
+        prefix = f"sessions/{kept.pointer.session_id}/turns/"
+        for item in kept.s3.list_objects_v2(Bucket=kept.bucket, Prefix=prefix).get("Contents", []):
+            if item["Key"].endswith("claim.json"):
+                kept.s3.delete_object(Bucket=kept.bucket, Key=item["Key"])
 
 
+@pytest.mark.timeout(400)
 def test_wherever_the_agent_is_killed_the_next_turn_starts_from_the_last_committed_version(
     person: Person, chat: int, kept: Kept, stack: EmbeddedStack
 ) -> None:
     seed = random.Random(4)
-    killing = Killing(stack, chat, iter(lambda: seed.uniform(0.0, 1.5), None))
+    moments = (None if number % 3 == 2 else seed.uniform(0.0, 1.5) for number in itertools.count())
+    killing = Killing(stack, chat, moments)
     output(person, chat, "echo 0 > count")
     stack.functions.around = killing.around
     answered = 1

@@ -7,19 +7,7 @@ import threading
 
 import requests
 
-from tests.conftest import Person, until
-
-ORDER = [
-    "ResolveSession",
-    "AcquireLock",
-    "Hydrate",
-    "RunAgent",
-    "AgentDone",
-    "Persist",
-    "Reply",
-    "ReleaseLock",
-    "TurnDone",
-]
+from tests.conftest import ORDER, Person, until
 
 
 def test_a_message_is_answered_and_its_execution_reads_from_left_to_right(person: Person, chat: int) -> None:
