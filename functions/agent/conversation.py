@@ -30,11 +30,12 @@ from claude_agent_sdk import (
     ProcessError,
     ResultError,
     ResultMessage,
+    project_key_for_directory,
 )
 
 from functions.agent.options import Folders, agent_options, cli_environment
 from functions.agent.processes import below, end_leftovers
-from functions.agent.store import SnapshotStore
+from functions.agent.store import RestoredStore
 from functions.common.errors import AgentCrashed, AgentTimedOut, ModelRejected, model_error
 from functions.common.observability import logger
 from functions.common.settings import AgentSettings, environment
@@ -77,7 +78,8 @@ class Conversation:
         self._debug, self._debug_sent = folders.debug, 0
         self.workspace = Workspace(folders.workspace, snapshots, session_id, limits(settings))
         self.workspace.restore(self.base.tree if self.base else None)
-        self.store = SnapshotStore(snapshots, session_id, self.base)
+        self.store = RestoredStore(snapshots, session_id, self.base)
+        self.store.restore(folders.config, project_key_for_directory(folders.workspace))
         cli = cli_environment(settings, environment(), os.environ, folders, uuid.uuid4().hex[:8])
         options = agent_options(
             settings, cli, folders, session_id, self.base is None, self.store, self._stderr.append, budget_usd

@@ -8,12 +8,15 @@ visible before Persist moves the pointer, so a run that dies leaves nothing behi
 from __future__ import annotations
 
 import json
+import mmap
 import time
 from collections import defaultdict
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from claude_agent_sdk import fold_session_summary
 
+from functions.common.errors import SnapshotMissing
 from functions.common.snapshots import Manifest, Segment, Snapshots, session_prefix
 
 Entry = dict[str, Any]
@@ -34,7 +37,6 @@ class SnapshotStore:
         self._snapshots = snapshots
         self._session_id = session_id
         self._segments = base.segments if base else ()
-        self._bodies: dict[str, bytes] = {}
         self._appended: dict[FileKey, list[Entry]] = defaultdict(list)
         self._seen: dict[FileKey, set[str]] = defaultdict(set)
         self._changed: dict[tuple[str, str], int] = {}
@@ -58,7 +60,8 @@ class SnapshotStore:
     async def load(self, key: Any) -> list[Any] | None:
         """All entries of a transcript, or None when there is none."""
         file = _file(key)
-        entries = [entry for body in self._take(file) for entry in _entries(body)]
+        keys = [segment.key for segment in self._base(file[1]) if segment.subpath == file[2]]
+        entries = [entry for body in self._snapshots.get_all(keys) for entry in _entries(body)]
         self._seen[file].update(entry["uuid"] for entry in entries if entry.get("uuid"))
         self._note_cost(entries)
         entries += _entries(_lines(self._appended.get(file, [])))
@@ -131,27 +134,84 @@ class SnapshotStore:
     def _base(self, session_id: str) -> tuple[Segment, ...]:
         return self._segments if session_id == self._session_id else ()
 
-    def _take(self, file: FileKey) -> list[bytes]:
-        """The stored bodies of one transcript. The first call fetches all transcripts' at once, in parallel."""
-        keys = [segment.key for segment in self._base(file[1]) if segment.subpath == file[2]]
-        if not all(key in self._bodies for key in keys):
-            wanted = [segment.key for segment in self._segments]
-            self._bodies = dict(zip(wanted, self._snapshots.get_all(wanted), strict=True))
-        return [self._bodies.pop(key) for key in keys]
-
     def _note_cost(self, entries: list[Entry]) -> None:
         for entry in entries:
             if entry.get("type") == "cost-state":
                 self.recorded_cost_usd = float(entry["totalCostUSD"])
 
 
+class RestoredStore(SnapshotStore):
+    """A store whose transcripts are written as the CLI's own files, so the SDK is told that there is none to load.
+
+    The SDK takes a transcript as objects, which means that each line is parsed and dumped again, some 5 ms a megabyte;
+    told None, it lets the CLI resume from its folder (`claude_agent_sdk/_internal/session_resume.py`, 0.2.186).
+    """
+
+    def restore(self, config: Path, project: str) -> None:
+        """Download all transcripts to where the CLI looks for those of `project` in its configuration folder.
+
+        Raises SnapshotMissing.
+        """
+        files: dict[str, list[Segment]] = defaultdict(list)
+        for segment in self._segments:
+            files[segment.subpath].append(segment)
+        for subpath, segments in files.items():
+            path = _transcript_file(config / "projects" / project, self._session_id, subpath)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._snapshots.join([(segment.key, segment.size) for segment in segments], path)
+            if subpath:
+                _split_metadata(path)
+            else:
+                self.recorded_cost_usd = _recorded_cost(path)
+
+    async def load(self, key: Any) -> list[Any] | None:
+        """None: what there is lies on the disk."""
+        return None
+
+
+def _transcript_file(folder: Path, session_id: str, subpath: str) -> Path:
+    if subpath and (subpath.startswith("/") or ".." in PurePosixPath(subpath).parts):
+        raise SnapshotMissing(f"a transcript is named {subpath!r}, which is outside its session's folder")
+    return folder / session_id / f"{subpath}.jsonl" if subpath else folder / f"{session_id}.jsonl"
+
+
+def _split_metadata(path: Path) -> None:
+    """Move a subagent's `agent_metadata` entries out of its transcript; the last is the CLI's file beside it."""
+    entries = _entries(path.read_bytes())
+    metadata = [entry for entry in entries if entry.get("type") == "agent_metadata"]
+    if metadata:
+        path.write_bytes(_lines([entry for entry in entries if entry.get("type") != "agent_metadata"]))
+        last = {name: value for name, value in metadata[-1].items() if name != "type"}
+        path.with_suffix(".meta.json").write_text(json.dumps(last))
+
+
+def _recorded_cost(path: Path) -> float:
+    """What the CLI's last `cost-state` line says, searched from the end; 0 when there is none."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        end = len(text)
+        while (found := text.rfind(b'"cost-state"', 0, end)) >= 0:
+            start = text.rfind(b"\n", 0, found) + 1
+            entry = json.loads(text[start : text.find(b"\n", found)])
+            if entry.get("type") == "cost-state":
+                return float(entry["totalCostUSD"])
+            end = start
+    return 0.0
+
+
 def _lines(entries: list[Entry]) -> bytes:
-    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-    return text.encode("utf-8", "surrogatepass")
+    return b"".join(_line(entry) for entry in entries)
+
+
+def _line(entry: Entry) -> bytes:
+    """One line as the CLI writes it; half a surrogate pair has no UTF-8, so such a line is written in ASCII."""
+    try:
+        return (json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(entry, separators=(",", ":")) + "\n").encode()
 
 
 def _entries(body: bytes) -> list[Entry]:
-    return [json.loads(line.decode("utf-8", "surrogatepass")) for line in body.split(b"\n") if line]
+    return [json.loads(line) for line in body.split(b"\n") if line]
 
 
 def _file(key: Any) -> FileKey:

@@ -12,6 +12,7 @@ The run is in the names because an earlier run of the same turn may still be ali
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -183,6 +184,25 @@ class Snapshots:
         """Write the object's bytes into a file, without holding them in memory. Raises SnapshotMissing."""
         with path.open("wb") as file:
             shutil.copyfileobj(self._open(key), file, 1024 * 1024)
+
+    def join(self, parts: Iterable[tuple[str, int]], path: Path) -> None:
+        """Write objects (key, size in bytes) one after another into one file, fetched in parallel, not held in memory.
+
+        Raises SnapshotMissing for one that is gone or not as long as its manifest says.
+        """
+        with path.open("wb") as file, ThreadPoolExecutor(PARALLEL) as pool:
+            places, offset = [], 0
+            for key, size in parts:
+                places.append((key, offset, size))
+                offset += size
+            list(pool.map(lambda place: self._write_at(file.fileno(), *place), places))
+
+    def _write_at(self, file: int, key: str, offset: int, size: int) -> None:
+        written = 0
+        for chunk in self._open(key).iter_chunks(1024 * 1024):
+            written += os.pwrite(file, chunk, offset + written)
+        if written != size:
+            raise SnapshotMissing(f"s3://{self._bucket}/{key} has {written} bytes, its manifest says {size}")
 
     def put(self, key: str, body: bytes | BinaryIO, content_type: str = "application/json") -> None:
         """Write one object."""

@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from functions.agent.store import SnapshotStore
+from functions.agent.store import RestoredStore, SnapshotStore
 from functions.common.snapshots import PARALLEL, Manifest, Snapshots, session_prefix
 from functions.common.workspace import Workspace
 from stepgram.embedded.client import client
@@ -90,7 +90,7 @@ class Session:
         self.key = {"project_key": "bench", "session_id": self.id}
         self.manifest: str | None = None
         self.version = 0
-        self.store, self.workspace = SnapshotStore(wire.snapshots, self.id), self._fresh()
+        self.store, self.workspace = RestoredStore(wire.snapshots, self.id), self._fresh()
         for number in range(files):
             path = folder / f"{number % 100}" / f"{number}"
             path.parent.mkdir(exist_ok=True)
@@ -107,11 +107,16 @@ class Session:
         self.folder.mkdir()
         return Workspace(self.folder, self.wire.snapshots, self.id)
 
+    def load(self, manifest: Manifest) -> None:
+        """The transcript where the CLI reads it."""
+        self.store = RestoredStore(self.wire.snapshots, self.id, manifest)
+        with tempfile.TemporaryDirectory() as config:
+            self.store.restore(Path(config), "bench")
+
     def cold(self) -> None:
-        """Hydrate's check, the transcript as the SDK gets it, the workspace on disk."""
+        """Hydrate's check, the transcript where the CLI reads it, the workspace on disk."""
         manifest = self.wire.snapshots.renew(str(self.manifest), timedelta(days=4))
-        self.store = SnapshotStore(self.wire.snapshots, self.id, manifest)
-        asyncio.run(self.store.load(self.key))
+        self.load(manifest)
         self.workspace = self._fresh()
         self.workspace.restore(manifest.tree)
 
@@ -136,10 +141,10 @@ class Session:
         self.wire.snapshots.write(self.manifest, manifest)
 
     def transcript(self) -> bytes:
-        loaded = asyncio.run(SnapshotStore(self.wire.snapshots, self.id, self._newest()).load(self.key)) or []
+        loaded = asyncio.run(SnapshotStore(self.wire.snapshots, self.id, self.newest()).load(self.key)) or []
         return b"".join(json.dumps(entry).encode() + b"\n" for entry in loaded)
 
-    def _newest(self) -> Manifest:
+    def newest(self) -> Manifest:
         return self.wire.snapshots.read(str(self.manifest), Manifest)
 
 
@@ -180,7 +185,7 @@ def sessions(stack: EmbeddedStack, runs: int) -> list[Figure]:
             folder = Path(home) / f"t{megabytes}"
             session = Session(wire, int(megabytes * 1_000_000), 0, folder)
             found += compare(f"{megabytes:g} MB transcript", session, min(runs, MOST_RUNS))
-            found.append(plain(f"{megabytes:g} MB transcript", wire, session, min(runs, MOST_RUNS)))
+            found += plain(f"{megabytes:g} MB transcript", wire, session, min(runs, MOST_RUNS))
         for files in WORKSPACES:
             folder = Path(home) / f"w{files}"
             session = Session(wire, 100_000, files, folder)
@@ -218,14 +223,24 @@ def compare(name: str, session: Session, runs: int) -> list[Figure]:
     ]
 
 
-def plain(name: str, wire: Wire, session: Session, runs: int) -> Figure:
-    """One plain download of the same bytes."""
-    key = f"copies/{session.id}/transcript.jsonl"
-    return _times(f"{name}: one plain download", [wire.measure(lambda: _get(wire, key)) for _ in range(runs)])
+def plain(name: str, wire: Wire, session: Session, runs: int) -> list[Figure]:
+    """The transcript alone, on disk, next to one plain download of the same bytes, in turns."""
+    key, manifest = f"copies/{session.id}/transcript.jsonl", session.newest()
+    ours: list[tuple[float, Traffic]] = []
+    one: list[tuple[float, Traffic]] = []
+    for _ in range(runs):
+        ours.append(wire.measure(lambda: session.load(manifest)))
+        one.append(wire.measure(lambda: _download(wire, key)))
+    return [
+        _times(f"{name}: the transcript alone, cold", ours),
+        _times(f"{name}: one plain download", one),
+        Figure(f"{name}: ours / one plain download", "x", tuple(o[0] / p[0] for o, p in zip(ours, one, strict=True))),
+    ]
 
 
-def _get(wire: Wire, key: str) -> None:
-    wire.snapshots.get(key)
+def _download(wire: Wire, key: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        wire.snapshots.download(key, Path(folder) / "transcript.jsonl")
 
 
 def _times(name: str, measured: list[tuple[float, Traffic]]) -> Figure:

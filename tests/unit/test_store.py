@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from claude_agent_sdk.testing import run_session_store_conformance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from functions.agent.store import MAX_SEGMENTS, SMALL_BYTES, SnapshotStore
+from functions.agent.store import MAX_SEGMENTS, SMALL_BYTES, RestoredStore, SnapshotStore
 from functions.common.errors import SnapshotMissing
 from functions.common.snapshots import Manifest, Snapshots
 from tests.conftest import Bucket
@@ -133,4 +135,42 @@ def test_a_store_kept_open_stages_each_turn_alone(snapshots: Snapshots) -> None:
     assert second.segments[1].size < 20
     again = SnapshotStore(snapshots, SESSION, second)
     assert len(asyncio.run(again.load(KEY)) or []) == 3
-    assert again.recorded_cost_usd == 0.5
+
+
+def test_a_restored_store_writes_the_files_the_sdk_would_have_written(snapshots: Snapshots, tmp_path: Path) -> None:
+    first = SnapshotStore(snapshots, SESSION)
+    subagent = {**KEY, "subpath": "subagents/agent-x"}
+    appended(first, KEY, {"uuid": "1", "text": "half a pair \ud800, 你好"}, {"type": "cost-state", "totalCostUSD": 0.5})
+    appended(first, subagent, {"type": "agent_metadata", "agentType": "old"}, {"uuid": "2"})
+    base = staged(first, snapshots)
+    second = SnapshotStore(snapshots, SESSION, base)
+    appended(second, KEY, {"type": "cost-state", "totalCostUSD": 0.75}, {"uuid": "3", "text": '"cost-state"'})
+    appended(second, subagent, {"type": "agent_metadata", "agentType": "new"}, {"uuid": "4"})
+    base = staged(second, snapshots, base)
+
+    store = RestoredStore(snapshots, SESSION, base)
+    store.restore(tmp_path, "project")
+
+    folder = tmp_path / "projects" / "project"
+    loaded = asyncio.run(SnapshotStore(snapshots, SESSION, base).load(KEY))
+    lines = (folder / f"{SESSION}.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == loaded
+    assert (folder / SESSION / "subagents/agent-x.jsonl").read_text() == '{"uuid":"2"}\n{"uuid":"4"}\n'
+    assert json.loads((folder / SESSION / "subagents/agent-x.meta.json").read_text()) == {"agentType": "new"}
+    assert store.recorded_cost_usd == 0.75
+    assert asyncio.run(store.load(KEY)) is None
+
+
+def test_a_segment_cut_short_or_named_outside_its_session_is_not_restored(
+    bucket: Bucket, snapshots: Snapshots, tmp_path: Path
+) -> None:
+    store = SnapshotStore(snapshots, SESSION)
+    appended(store, KEY, {"uuid": "1"})
+    base = staged(store, snapshots)
+    outside = base.model_copy(update={"segments": (base.segments[0].model_copy(update={"subpath": "../../x"}),)})
+    with pytest.raises(SnapshotMissing, match=r"\.\./x"):
+        RestoredStore(snapshots, SESSION, outside).restore(tmp_path, "project")
+
+    bucket.s3.put_object(Bucket=bucket.name, Key=base.segments[0].key, Body=b"{")
+    with pytest.raises(SnapshotMissing, match="has 1 bytes, its manifest says 13"):
+        RestoredStore(snapshots, SESSION, base).restore(tmp_path, "project")

@@ -16,7 +16,7 @@ from claude_agent_sdk import ResultMessage
 
 from functions.agent import handler
 from functions.agent.conversation import Conversation, Run
-from functions.agent.store import SnapshotStore
+from functions.agent.store import RestoredStore
 from functions.common.snapshots import Manifest
 from functions.common.workspace import Workspace
 from stepgram.embedded.stack import EmbeddedStack
@@ -34,7 +34,7 @@ class FastConversation(Conversation):
         self.snapshots = snapshots
         self.started = time.monotonic()
         self.base = snapshots.read(self.manifest, Manifest) if self.manifest else None
-        self.store = SnapshotStore(snapshots, self.session_id, self.base)
+        self.store = RestoredStore(snapshots, self.session_id, self.base)
         self.folder = tempfile.TemporaryDirectory()
         self.workspace = Workspace(Path(self.folder.name), snapshots, self.session_id)
 
