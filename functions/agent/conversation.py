@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from claude_agent_sdk import (
+    AssistantMessage,
     ClaudeSDKClient,
     ClaudeSDKError,
     CLIConnectionError,
@@ -30,11 +31,14 @@ from claude_agent_sdk import (
     ProcessError,
     ResultError,
     ResultMessage,
+    StreamEvent,
+    ToolUseBlock,
     project_key_for_directory,
 )
 
 from functions.agent.options import Folders, agent_options, cli_environment
 from functions.agent.processes import below, end_leftovers
+from functions.agent.reporter import Watch
 from functions.agent.store import RestoredStore
 from functions.common.errors import AgentCrashed, AgentTimedOut, ModelRejected, model_error
 from functions.common.observability import logger
@@ -53,11 +57,25 @@ ROOT = Path(tempfile.gettempdir()) / "stepgram"
 
 @dataclass(frozen=True)
 class Run:
-    """How one run of the CLI ended. `cost_usd` is of this run alone; `interrupted`: the time was up."""
+    """How one run of the CLI ended: `text` is the answer, or what was said until it was interrupted.
 
-    final: ResultMessage
-    cost_usd: float
-    interrupted: bool
+    `cost_usd` is of this run alone; `final` is absent when it was stopped before it began.
+    """
+
+    text: str
+    final: ResultMessage | None = None
+    cost_usd: float = 0.0
+    interrupted: bool = False
+
+
+class Silent:
+    """Nobody watches the run."""
+
+    def said(self, text: str) -> None:
+        """Not shown."""
+
+    def uses(self, name: str, arguments: dict[str, Any]) -> None:
+        """Not shown."""
 
 
 class Conversation:
@@ -82,9 +100,10 @@ class Conversation:
         self.store.restore(folders.config, project_key_for_directory(folders.workspace))
         cli = cli_environment(settings, environment(), os.environ, folders, uuid.uuid4().hex[:8])
         options = agent_options(
-            settings, cli, folders, session_id, self.base is None, self.store, self._stderr.append, budget_usd
+            settings, cli, folders, session_id, not self._has_transcript, self.store, self._stderr.append, budget_usd
         )
         self._client = ClaudeSDKClient(options)
+        self._stop = asyncio.Event()
         self.process: int | None = None
         try:
             self._do(self._client.connect())
@@ -95,24 +114,32 @@ class Conversation:
         self._spent_usd = self.store.recorded_cost_usd
         self.run_usd = 0.0
 
-    def ask(self, text: str, seconds: float) -> Run:
-        """Give the agent a message and wait for the end of its run; after `seconds` it is interrupted.
+    def ask(self, text: str, seconds: float, watch: Watch | None = None) -> Run:
+        """Give the agent a message and wait for the end of its run; it is interrupted after `seconds` or by `stop`.
 
         Raises AgentCrashed, AgentTimedOut, ModelThrottled, ModelUnavailable, ModelAccessDenied, ModelRejected.
         """
+        self._spoken: list[str] = []
         try:
-            final = self._do(self._ask(text, seconds))
+            final = self._do(self._ask(text, seconds, watch or Silent()))
         except ResultError as error:
             raise _named(error) from error
         except (ProcessError, CLIConnectionError) as error:
             raise AgentCrashed(f"{error}; {' | '.join(self._stderr[-STDERR_LINES:])}") from error
+        if final is None:
+            return Run("", interrupted=True)
         interrupted = (final.terminal_reason or "").startswith("aborted")
         if final.is_error and not interrupted:
             raise _named(final)
         spent = max(final.total_cost_usd or 0.0, self._spent_usd)
         cost, self._spent_usd = spent - self._spent_usd, spent
         self.run_usd += cost
-        return Run(final, cost, interrupted)
+        said = "\n\n".join(part for part in self._spoken if part.strip()) if interrupted else final.result or ""
+        return Run(said, final, cost, interrupted)
+
+    def stop(self) -> None:
+        """Interrupt the run, or the one that is about to begin. From any thread."""
+        _loop().call_soon_threadsafe(self._stop.set)
 
     def stage(self, turn_id: str, version: int, parent: str | None, cost_usd: float) -> Captured:
         """Upload what this turn changed and a candidate manifest, which becomes `self.manifest`.
@@ -135,6 +162,16 @@ class Conversation:
         self.snapshots.write(self.manifest, self.base)
         self.snapshots.put(debug_key(self.session_id, turn_id), self._debug_log(), "text/plain")
         return captured
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called; such a conversation takes no further message."""
+        return self._stop.is_set()
+
+    @property
+    def _has_transcript(self) -> bool:
+        """Whether there is something to resume; a turn stopped before it began leaves nothing."""
+        return self.base is not None and any(not segment.subpath for segment in self.base.segments)
 
     def settle(self) -> None:
         """End what tools left running, so that nothing changes while the workspace is read."""
@@ -166,29 +203,46 @@ class Conversation:
             tempfile.tempdir = str(ROOT.parent)
             shutil.rmtree(self._root, ignore_errors=True)
 
-    async def _ask(self, text: str, seconds: float) -> ResultMessage:
+    async def _ask(self, text: str, seconds: float, watch: Watch) -> ResultMessage | None:
+        if self._stop.is_set():
+            return None
         await self._client.query(text)
+        answer = asyncio.ensure_future(self._receive(watch))
+        stop = asyncio.ensure_future(self._stop.wait())
         try:
-            async with asyncio.timeout(seconds):
-                return await self._receive()
-        except TimeoutError:
-            logger.info("the time is nearly up, the agent is interrupted")
-        try:
-            async with asyncio.timeout(INTERRUPT_SECONDS):
+            await asyncio.wait((answer, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                logger.info("the agent is interrupted", stopped=stop.done())
                 await self._client.interrupt()
-                return await self._receive()
-        except TimeoutError as error:
-            raise AgentTimedOut(
-                f"no answer within {seconds:.0f} seconds, and the agent could not be interrupted"
-            ) from error
+                await asyncio.wait((answer,), timeout=INTERRUPT_SECONDS)
+            if not answer.done():
+                raise AgentTimedOut(f"no answer within {seconds:.0f} seconds, and the agent could not be interrupted")
+            return answer.result()
+        finally:
+            answer.cancel()
+            stop.cancel()
 
-    async def _receive(self) -> ResultMessage:
+    async def _receive(self, watch: Watch) -> ResultMessage:
         async for message in self._client.receive_response():
             if isinstance(message, MirrorErrorMessage):
                 raise AgentCrashed(f"the transcript was not kept: {message.error}")
             if isinstance(message, ResultMessage):
                 return message
+            if isinstance(message, StreamEvent) and message.parent_tool_use_id is None:
+                self._hear(message.event, watch)
+            if isinstance(message, AssistantMessage) and message.parent_tool_use_id is None:
+                for block in message.content:
+                    if isinstance(block, ToolUseBlock):
+                        watch.uses(block.name, block.input)
         raise AgentCrashed(f"the run ended without a result; {' | '.join(self._stderr[-STDERR_LINES:])}")
+
+    def _hear(self, event: dict[str, Any], watch: Watch) -> None:
+        """One event of the model's stream, as the Messages API names them."""
+        if event["type"] == "message_start":
+            self._spoken.append("")
+        elif event["type"] == "content_block_delta" and event["delta"]["type"] == "text_delta":
+            self._spoken[-1] += event["delta"]["text"]
+            watch.said(self._spoken[-1])
 
     @staticmethod
     def _do(coroutine: Coroutine[Any, Any, Result]) -> Result:

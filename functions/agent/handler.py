@@ -7,6 +7,7 @@ in DynamoDB, and its folders are fresh for every run and gone afterwards.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any, Literal
 
 from claude_agent_sdk import ClaudeSDKError, ResultMessage
@@ -15,12 +16,14 @@ from pydantic import BaseModel
 from functions.agent.claim import RunClaim
 from functions.agent.conversation import Conversation
 from functions.agent.processes import adopt, end_leftovers
+from functions.agent.reporter import Reporter
 from functions.common import aws
 from functions.common.access import unseal
 from functions.common.errors import AgentCrashed, AgentTimedOut
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, parse
+from functions.common.progress import Report, ask
 from functions.common.settings import AgentSettings
 from functions.common.snapshots import OutboxFile, RunResult, RunSummary, Snapshots, turn_prefix
 from functions.common.workspace import Captured
@@ -50,6 +53,7 @@ class SessionState(BaseModel):
     part: int
     going_on: str | None
     access: str
+    progress: str
 
 
 class Request(StepRequest):
@@ -95,7 +99,7 @@ def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSu
             _close(conversation)
             raise
         snapshots.write(result.summary.result, result)
-        _keep_or_close(conversation, settings, result.summary.status)
+        _keep_or_close(conversation, settings, result.summary)
         return result.summary
 
 
@@ -128,7 +132,7 @@ def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earli
         raise AgentCrashed(str(error)) from error
 
 
-def _keep_or_close(conversation: Conversation, settings: AgentSettings, status: str) -> None:
+def _keep_or_close(conversation: Conversation, settings: AgentSettings, summary: RunSummary) -> None:
     """Keep it for the conversation's next message while it is young, small and has most of its budget left.
 
     The CLI counts its budget by process, and its model credentials are those of its start.
@@ -136,7 +140,8 @@ def _keep_or_close(conversation: Conversation, settings: AgentSettings, status: 
     global _kept
     young = time.monotonic() - conversation.started < settings.keep_open_seconds
     small = conversation.memory < settings.keep_open_mb * 1024 * 1024
-    if status == "done" and young and small and conversation.run_usd < settings.max_budget_usd / 10:
+    done = summary.status == "done" and not conversation.stopping
+    if done and young and small and conversation.run_usd < settings.max_budget_usd / 10:
         _kept = conversation
     else:
         _close(conversation)
@@ -160,9 +165,14 @@ def _run(
 ) -> RunResult:
     session = request.session
     text = GO_ON if earlier else request.text
-    run = conversation.ask(text, until - time.monotonic())
-    status: Literal["done", "continue"] = "continue" if run.interrupted else "done"
-    if run.interrupted and session.part + 1 >= settings.max_parts:
+    first = Report(
+        turn_id=request.turn_id, session_key=request.session_key, state=request.state, ticket=session.progress, time=0
+    )
+    with Reporter(partial(ask, settings.progress_function), first, conversation.stop) as reporter:
+        run = conversation.ask(text, until - time.monotonic(), reporter)
+    stopped = run.interrupted and reporter.stopped.is_set()
+    status: Literal["done", "continue"] = "continue" if run.interrupted and not stopped else "done"
+    if status == "continue" and session.part + 1 >= settings.max_parts:
         raise AgentTimedOut(f"no answer after {session.part + 1} runs of up to 15 minutes")
     before = earlier.summary if earlier else None
     cost = run.cost_usd + (before.cost_usd if before else 0.0)
@@ -171,7 +181,7 @@ def _run(
     files = {
         file.name: file for file in (*(earlier.files if earlier else ()), *_outbox(conversation, captured, folder))
     }
-    answer = run.final.result or ""
+    answer = run.text
     summary = RunSummary(
         status=status,
         result=result_key(folder, session.part),
@@ -182,10 +192,11 @@ def _run(
         session_cost_usd=conversation.base.cost_usd if conversation.base else 0.0,
         input_tokens=_tokens(run.final, "input_tokens") + (before.input_tokens if before else 0),
         output_tokens=_tokens(run.final, "output_tokens") + (before.output_tokens if before else 0),
-        model_turns=run.final.num_turns + (before.model_turns if before else 0),
+        model_turns=(run.final.num_turns if run.final else 0) + (before.model_turns if before else 0),
         model=settings.model,
         seconds=round(time.monotonic() - started + (before.seconds if before else 0.0), 2),
         part=session.part,
+        stopped=stopped,
     )
     return RunResult(
         went_on_from=session.going_on,
@@ -196,8 +207,8 @@ def _run(
     )
 
 
-def _tokens(final: ResultMessage, kind: str) -> int:
-    usage = final.usage or {}
+def _tokens(final: ResultMessage | None, kind: str) -> int:
+    usage = (final.usage if final else None) or {}
     return sum(int(usage.get(name) or 0) for name in usage if name.endswith(kind))
 
 

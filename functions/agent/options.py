@@ -185,6 +185,7 @@ def agent_options(
         setting_sources=[],
         skills="all",
         verbatim_prompts=True,
+        include_partial_messages=True,
         max_turns=settings.max_turns,
         max_budget_usd=budget_usd,
         cwd=folders.workspace,

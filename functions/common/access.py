@@ -9,6 +9,7 @@ Sources: STS AssumeRole (Policy; an hour at most for a role taken by a role), KM
 from __future__ import annotations
 
 import base64
+import binascii
 import json
 from typing import Any
 
@@ -67,33 +68,43 @@ def seal(settings: AccessSettings, session_id: str, turn_id: str) -> str:
         DurationSeconds=SECONDS,
     )
     plain = Credentials.model_validate(taken["Credentials"]).model_dump_json(by_alias=True).encode()
-    sealed = [
-        aws.kms().encrypt(
-            KeyId=settings.session_key_arn,
-            Plaintext=plain[start : start + PIECE],
-            EncryptionContext=_context(session_id, turn_id),
-        )["CiphertextBlob"]
-        for start in range(0, len(plain), PIECE)
-    ]
-    return ".".join(base64.b64encode(piece).decode() for piece in sealed)
+    return encrypt(settings.session_key_arn, plain, _context(session_id, turn_id))
 
 
 def unseal(sealed: str, session_id: str, turn_id: str) -> Credentials:
     """The credentials. Raises BadInput when they were not sealed for this session and turn."""
     try:
-        plain = b"".join(
-            aws.kms().decrypt(
-                CiphertextBlob=base64.b64decode(piece, validate=True), EncryptionContext=_context(session_id, turn_id)
-            )["Plaintext"]
-            for piece in sealed.split(".")
+        return Credentials.model_validate_json(decrypt(sealed, _context(session_id, turn_id)))
+    except (NotSealed, ValidationError) as error:
+        raise BadInput(f"session.access: not sealed for session {session_id} and turn {turn_id}") from error
+
+
+class NotSealed(Exception):
+    """The text was not encrypted by this stack's key for this context."""
+
+
+def encrypt(key_arn: str, plain: bytes, context: dict[str, str]) -> str:
+    """Encrypted by KMS for this context (base64; pieces separated by a dot)."""
+    sealed = [
+        aws.kms().encrypt(KeyId=key_arn, Plaintext=plain[start : start + PIECE], EncryptionContext=context)
+        for start in range(0, len(plain), PIECE)
+    ]
+    return ".".join(base64.b64encode(piece["CiphertextBlob"]).decode() for piece in sealed)
+
+
+def decrypt(sealed: str, context: dict[str, str]) -> bytes:
+    """What `encrypt` made. Raises NotSealed for anything else, and for another context."""
+    try:
+        pieces = [base64.b64decode(piece, validate=True) for piece in sealed.split(".")]
+        return b"".join(
+            aws.kms().decrypt(CiphertextBlob=piece, EncryptionContext=context)["Plaintext"] for piece in pieces
         )
-        return Credentials.model_validate_json(plain)
     except ClientError as error:
         if error.response["Error"]["Code"] != "InvalidCiphertextException":
             raise
-        raise BadInput(f"session.access: not sealed for session {session_id} and turn {turn_id}") from error
-    except (ValueError, ValidationError) as error:
-        raise BadInput("session.access: not what Hydrate sealed") from error
+        raise NotSealed(str(error)) from error
+    except (binascii.Error, ValueError) as error:
+        raise NotSealed(str(error)) from error
 
 
 def _context(session_id: str, turn_id: str) -> dict[str, str]:

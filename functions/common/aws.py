@@ -14,6 +14,7 @@ from functions.common.settings import AwsSettings
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_kms import KMSClient
+    from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_stepfunctions import SFNClient
@@ -30,20 +31,20 @@ def _session() -> boto3.session.Session:
 
 
 @lru_cache(maxsize=64)
-def _client(service: str, settings: AwsSettings) -> Any:
+def _client(service: str, settings: AwsSettings, attempts: int = 3) -> Any:
     own = (
         {"aws_access_key_id": settings.access_key or "local", "aws_secret_access_key": "local"}
         if settings.endpoint
         else {}
     )
-    return _made(service, settings, own)
+    return _made(service, settings, own, attempts)
 
 
-def _made(service: str, settings: AwsSettings, keys: dict[str, Any]) -> Any:
+def _made(service: str, settings: AwsSettings, keys: dict[str, Any], attempts: int = 3) -> Any:
     config = Config(
         connect_timeout=3,
         read_timeout=20,
-        retries={"mode": "standard", "total_max_attempts": 3},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=20,
         inject_host_prefix=settings.endpoint is None,
     )
@@ -87,6 +88,12 @@ def sts() -> STSClient:
 def kms() -> KMSClient:
     """The KMS client."""
     client: KMSClient = _client("kms", AwsSettings.load())
+    return client
+
+
+def lambda_() -> LambdaClient:
+    """The Lambda client. It does not try again: a caller that minds does."""
+    client: LambdaClient = _client("lambda", AwsSettings.load(), attempts=1)
     return client
 
 

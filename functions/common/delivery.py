@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from functions.common import aws
 from functions.common.envelope import Chat
 from functions.common.errors import TelegramRefused
+from functions.common.observability import StepRequest, logger
+from functions.common.progress import ProgressTable, Shown
 from functions.common.rendering import Classic, classic_parts, plain_parts
 from functions.common.sessions import COMPLETE, SessionTable
-from functions.common.telegram import BotApi
+from functions.common.settings import NoticeSettings, ReplySettings
+from functions.common.telegram import BotApi, bot_api
 
 FORMAT_REFUSED = 400
 """Telegram answers 400 to a message it cannot show; 403 says that nothing can be sent at all."""
@@ -21,12 +25,28 @@ NOT_EDITABLE = ("message to edit not found", "message can't be edited")
 """Descriptions of editMessageText: it says so already, and it can say nothing any more."""
 
 
+def delete_message(bot: BotApi, chat_id: int, message_id: int) -> None:
+    """Take a message away; one that is gone, or too old to be taken away, is left."""
+    try:
+        bot.call("deleteMessage", {"chat_id": chat_id, "message_id": message_id})
+    except TelegramRefused as error:
+        logger.info("the message is not deleted", cause=str(error))
+
+
 class Delivery:
     """Sends the parts of one turn. A part is known by its name in the turn's ledger."""
 
     def __init__(
-        self, bot: BotApi, table: SessionTable, session_key: str, turn_id: str, chat: Chat, reply_to: int | None
+        self,
+        bot: BotApi,
+        table: SessionTable,
+        session_key: str,
+        turn_id: str,
+        chat: Chat,
+        reply_to: int | None,
+        progress: Shown | None = None,
     ) -> None:
+        """`progress` is how the turn's progress was closed: the message that showed it makes room for what is said."""
         self._bot = bot
         self._table = table
         self._session_key = session_key
@@ -34,7 +54,7 @@ class Delivery:
         self._chat = chat
         self._reply_to = reply_to
         self.sent = dict(table.turn(session_key, turn_id).delivered)
-        self._notice = self._open_notice()
+        self._placeholder = self._open_message(progress)
 
     @property
     def message_ids(self) -> list[int]:
@@ -45,10 +65,18 @@ class Delivery:
         """Note that nothing of the answer is missing: from now on no failure of the turn is worth a notice."""
         self._once(COMPLETE, lambda: 0)
 
-    def _open_notice(self) -> int | None:
-        """The failure notice that stands in the chat: the next text takes its place."""
-        notices = {message for part, message in self.sent.items() if part.startswith(NOTICE)}
-        return max(notices - set(self.message_ids), default=None)
+    def _open_message(self, progress: Shown | None) -> int | None:
+        """The message whose place the next text takes: the failure notice, or what showed progress.
+
+        One that may still be edited by a report on its way is deleted instead.
+        """
+        messages = {message for part, message in self.sent.items() if part.startswith(NOTICE)}
+        if progress is not None and progress.message_id is not None:
+            if progress.busy and progress.message_id not in self.sent.values():
+                delete_message(self._bot, self._chat.id, progress.message_id)
+            else:
+                messages.add(progress.message_id)
+        return max(messages - set(self.message_ids), default=None)
 
     def notice(self, number: int, text: str, keyboard: dict[str, object]) -> int:
         """The turn's failure notice, the `number`th; it takes the place of the one before. Returns its message id."""
@@ -106,12 +134,12 @@ class Delivery:
     def _send(
         self, method: str, parameters: dict[str, object], files: dict[str, tuple[str, bytes]] | None = None
     ) -> int:
-        if self._notice is not None and files is None:
-            notice = self._notice
-            edited = self._edit(notice, parameters)
-            self._notice = None
+        if self._placeholder is not None and files is None:
+            placeholder = self._placeholder
+            edited = self._edit(placeholder, parameters)
+            self._placeholder = None
             if edited:
-                return notice
+                return placeholder
         return self._bot.send(method, self._chat.id, self._chat.thread_id, parameters, self._reply_to, files)
 
     def _edit(self, message_id: int, parameters: dict[str, object]) -> bool:
@@ -131,3 +159,15 @@ class Delivery:
         message_id = send()
         self._table.delivered(self._session_key, self._turn_id, part, message_id)
         self.sent[part] = message_id
+
+
+def closing(
+    settings: NoticeSettings | ReplySettings, turn: StepRequest, chat: Chat, reply_to: int, attempt: int
+) -> Delivery:
+    """How a turn says its last words: no progress is shown any more, and they take the place of what showed it.
+
+    `attempt` is the execution's redrive count.
+    """
+    table, dynamodb = SessionTable(settings.table, aws.dynamodb()), aws.dynamodb()
+    closed = ProgressTable(settings.table, dynamodb, table.expiry()).close(turn.session_key, turn.turn_id, attempt)
+    return Delivery(bot_api(settings), table, turn.session_key, turn.turn_id, chat, reply_to, closed)

@@ -65,7 +65,10 @@ class Button(Part):
 
 
 class Envelope(Part):
-    """One update, normalised. `turn_id` is the execution's name and the idempotency key everywhere."""
+    """One update, normalised. `turn_id` is the execution's name and the idempotency key everywhere.
+
+    `draft` is the draft whose Stop button was pressed.
+    """
 
     turn_id: str = Field(max_length=NAME_LIMIT, pattern=r"^c-?\d+-t\d+-u\d+$")
     session_key: str = Field(pattern=r"^-?\d+:\d+$")
@@ -76,6 +79,7 @@ class Envelope(Part):
     message: Message | None = None
     command: Command | None = None
     button: Button | None = None
+    draft: int | None = None
     ttl: int = 0
 
 

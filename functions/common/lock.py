@@ -58,6 +58,14 @@ class Lock(Frozen):
     waiters: tuple[Claim, ...] = ()
     announced: tuple[Announcement, ...] = ()
 
+    def before(self, turn_id: str) -> int:
+        """How many turns come before this one; 0 for the owner."""
+        claim = next((waiter for waiter in self.waiters if waiter.turn_id == turn_id), None)
+        if claim is None:
+            return 0
+        waiters = sum(waiter.order < claim.order for waiter in self.waiters)
+        return (self.owner is not None) + waiters + len(_earlier(self, claim))
+
 
 class Held(Frozen):
     """What an owner is told: its fence, and the redrive count of the execution that was told."""

@@ -1,6 +1,6 @@
 """Sessions in DynamoDB: the pointer to a conversation's newest snapshot, and one record for each turn.
 
-    pk = <chat_id>:<thread_id>   sk = "session"    session_id, version, manifest, cost_usd, turns, ttl
+    pk = <chat_id>:<thread_id>   sk = "session"    session_id, version, manifest, cost_usd, turns, preferences, ttl
                                  sk = "turn#<id>"  status, version, session_id, base_manifest, delivered, failed, ttl
 
 A snapshot becomes visible by moving the pointer, in one transaction with the lock's fence and the turn's record.
@@ -39,6 +39,14 @@ class Pointer(BaseModel):
     cost_usd: float = 0.0
     turns: int = 0
     ttl: int = 0
+
+
+class Preferences(BaseModel):
+    """What people chose for a conversation. `verbose`: how much is shown of the tools that run, from 0 to 2."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    verbose: int = 1
 
 
 class TurnRecord(BaseModel):
@@ -93,9 +101,23 @@ class SessionTable:
         item = self._get(session_key, "session")
         return Pointer.model_validate(item) if item else None
 
+    def preferences(self, session_key: str) -> Preferences:
+        """What was chosen for this conversation."""
+        return Preferences.model_validate((self._get(session_key, "session") or {}).get("preferences", {}))
+
+    def prefer(self, session_key: str, chosen: Preferences) -> None:
+        """Keep what was chosen; it outlives the session, as long as the conversation is remembered."""
+        self._update(
+            session_key,
+            "session",
+            "SET preferences = :chosen, #ttl = :ttl",
+            names={"#ttl": "ttl"},
+            values={":chosen": chosen.model_dump(exclude_none=True), ":ttl": self.expiry()},
+        )
+
     def start_over(self, session_key: str) -> Pointer:
         """Give the conversation a new, empty session."""
-        fresh = Pointer(session_id=str(uuid.uuid4()), ttl=self._expiry())
+        fresh = Pointer(session_id=str(uuid.uuid4()), ttl=self.expiry())
         self._update(session_key, "session", **_pointer_update(fresh))
         return fresh
 
@@ -105,7 +127,7 @@ class SessionTable:
         False when it was done already, or when the conversation is not at `before` (any more); then nothing changes. A
         turn that runs meanwhile cannot commit afterwards.
         """
-        after = after.model_copy(update={"ttl": self._expiry()})
+        after = after.model_copy(update={"ttl": self.expiry()})
         condition, names, values = _at(before)
         update = _pointer_update(after)
         update = {**update, "names": {**update["names"], **names}, "values": {**update["values"], **values}}
@@ -140,7 +162,7 @@ class SessionTable:
         turn_key = f"turn#{commit.turn_id}"
         if self.turn(session_key, commit.turn_id).committed:
             return "committed"
-        version, ttl = commit.base.version + 1, self._expiry()
+        version, ttl = commit.base.version + 1, self.expiry()
         condition, names, values = _at(commit.base)
         try:
             self._dynamodb.transact_write_items(
@@ -210,7 +232,7 @@ class SessionTable:
     def delivered(self, session_key: str, turn_id: str, part: str, message_id: int) -> None:
         """Note that a part of the turn's answer is in the chat."""
         key, names = f"turn#{turn_id}", {"#ttl": "ttl"}
-        first = {":first": {part: message_id}, ":ttl": self._expiry()}
+        first = {":first": {part: message_id}, ":ttl": self.expiry()}
         try:
             self._update(
                 session_key,
@@ -227,7 +249,8 @@ class SessionTable:
                 session_key, key, "SET delivered.#part = :id", names={"#part": part}, values={":id": message_id}
             )
 
-    def _expiry(self) -> int:
+    def expiry(self) -> int:
+        """When what is written now expires, in seconds since 1970."""
         return int(time.time()) + self._ttl_seconds
 
     def _get(self, session_key: str, sort_key: str) -> dict[str, Any] | None:

@@ -86,11 +86,16 @@ class BucketSettings(Settings):
     bucket: str = Field(alias="SESSION_BUCKET", description="Name of the S3 bucket of sessions")
 
 
-class AccessSettings(BucketSettings):
+class TicketSettings(Settings):
+    """Functions that let the agent speak in the chat through the Progress function."""
+
+    session_key_arn: str = Field(alias="SESSION_KEY_ARN", description="KMS key that seals what the agent is given")
+
+
+class AccessSettings(BucketSettings, TicketSettings):
     """Functions that give the agent access to a session."""
 
     session_role_arn: str = Field(alias="SESSION_ROLE_ARN", description="Role narrowed to one session for the agent")
-    session_key_arn: str = Field(alias="SESSION_KEY_ARN", description="KMS key that seals the agent's credentials")
 
 
 class SessionSettings(TableSettings):
@@ -129,6 +134,10 @@ class NoticeSettings(TelegramSettings, TableSettings):
     """ReportFailure: a short text with a delivery ledger."""
 
 
+class ProgressSettings(NoticeSettings, SessionSettings):
+    """Progress."""
+
+
 class IntakeSettings(NoticeSettings, BucketSettings):
     """The Intake's function."""
 
@@ -138,6 +147,8 @@ class IntakeSettings(NoticeSettings, BucketSettings):
 
 class AgentSettings(BucketSettings):
     """The agent's environment."""
+
+    progress_function: str = Field(alias="PROGRESS_FUNCTION", description="The Progress function's name or ARN")
 
     provider: Literal["bedrock", "anthropic"] = Field(
         "bedrock", alias="MODEL_PROVIDER", description="Where the model is: bedrock or anthropic"
@@ -181,3 +192,9 @@ class AgentSettings(BucketSettings):
 
 class LockSettings(TableSettings):
     """AcquireLock and ReleaseLock."""
+
+
+class AcquireLockSettings(LockSettings, TicketSettings):
+    """AcquireLock, which also tells the chat that the message is taken up."""
+
+    progress_function: str = Field(alias="PROGRESS_FUNCTION", description="The Progress function's name or ARN")

@@ -102,7 +102,7 @@ class RunSummary(Frozen):
     """What RunAgent puts into the state: short enough to read at a glance. Costs in US dollars.
 
     `continue` means that Lambda's time was up: part `part` of the turn is staged, and the next one goes on from it.
-    Costs, tokens, model turns and seconds are of all parts so far.
+    Costs, tokens, model turns and seconds are of all parts so far. `stopped`: somebody pressed Stop.
     """
 
     status: Literal["done", "continue"]
@@ -118,6 +118,7 @@ class RunSummary(Frozen):
     model: str
     seconds: float
     part: int = 0
+    stopped: bool = False
 
 
 class RunResult(Frozen):

@@ -86,8 +86,16 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "zh": "用户 {user}，聊天 {chat}，话题 {thread}。",
     },
     "stopped": {
-        "en": "Stopped.",
-        "zh": "已停止。",
+        "en": "⏹ Stopped.",
+        "zh": "⏹ 已停止。",
+    },
+    "waiting": {
+        "en": "⏳ Taken up. Before this message: {count}.",
+        "zh": "⏳ 已收到。前面还有 {count} 条消息。",
+    },
+    "tool_runs": {
+        "en": "🔧 {tool}{what}",
+        "zh": "🔧 {tool}{what}",
     },
     "nothing_to_stop": {
         "en": "Nothing is running here.",

@@ -1,4 +1,8 @@
-"""StopTurn: stop the turn that owns the conversation's lock; the rule on ended Turns frees the lock."""
+"""StopTurn: /stop and the Stop button under a draft end the conversation's running turn.
+
+The turn is asked: the agent hears it within a second, is interrupted, and what it said so far is delivered. A turn that
+was asked before and still runs is stopped by force; the rule on ended Turns frees its lock.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +10,35 @@ from botocore.exceptions import ClientError
 
 from functions.common import aws
 from functions.common.lock_table import LockTable
+from functions.common.progress import ProgressTable, draft_id
 from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
 from functions.intake.request import Outcome, Request, tell
 
 STOPPED_BY_USER = "StoppedByUser"
-"""The error of an execution that /stop ended: the chat was told, so it gets no failure notice."""
+"""The error of an execution that /stop ended by force: the chat is told so, and gets no failure notice."""
 
 
 def run(request: Request) -> Outcome:
-    """Stop the owner's execution, if one runs. A redelivered update must not stop the turn after it."""
-    table, step_functions = IntakeSettings.load().table, aws.step_functions()
-    if SessionTable(table, aws.dynamodb()).turn(request.session_key, request.turn_id).delivered:
+    """Ask the owner of the lock to stop. A redelivered update must not stop the turn after it."""
+    settings, step_functions = IntakeSettings.load(), aws.step_functions()
+    table = SessionTable(settings.table, aws.dynamodb())
+    if table.turn(request.session_key, request.turn_id).delivered:
         return Outcome(outcome="stopped before")
-    lock, _ = LockTable(table, aws.dynamodb(), step_functions).read(request.session_key)
-    if lock.owner is None:
-        tell(request, "nothing_to_stop")
+    lock, _ = LockTable(settings.table, aws.dynamodb(), step_functions).read(request.session_key)
+    owner, draft = lock.owner, request.envelope.draft
+    if owner is None or (draft is not None and draft != draft_id(owner.turn_id)):
+        if draft is None:
+            tell(request, "nothing_to_stop")
         return Outcome(outcome="nothing to stop")
+    table.delivered(request.session_key, request.turn_id, "stop", 0)
+    if ProgressTable(settings.table, aws.dynamodb(), table.expiry()).stop(request.session_key, owner.turn_id):
+        return Outcome(outcome=f"stopping {owner.turn_id}")
     try:
         step_functions.stop_execution(
-            executionArn=lock.owner.execution_arn, error=STOPPED_BY_USER, cause=f"/stop in {request.turn_id}"
+            executionArn=owner.execution_arn, error=STOPPED_BY_USER, cause=f"/stop in {request.turn_id}"
         )
     except ClientError as error:
         if error.response["Error"]["Code"] != "ExecutionDoesNotExist":
             raise
-    tell(request, "stopped")
-    return Outcome(outcome=f"stopped {lock.owner.turn_id}")
+    return Outcome(outcome=f"stopped {owner.turn_id}")

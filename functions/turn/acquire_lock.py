@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from pydantic import BaseModel
 
 from functions.common import aws
+from functions.common.envelope import Chat
 from functions.common.execution import redrive_count
 from functions.common.lock import Claim
 from functions.common.lock_table import LockTable
 from functions.common.observability import StepRequest, step
-from functions.common.settings import LockSettings
+from functions.common.progress import Report, Ticket, issue, tell
+from functions.common.settings import AcquireLockSettings
 
 
 class Entry(BaseModel):
@@ -29,6 +32,8 @@ class Request(StepRequest):
     token: str
     execution: dict[str, Any]
     entry: Entry
+    chat: Chat
+    language: str
 
 
 class Result(BaseModel):
@@ -48,6 +53,22 @@ def handler(request: Request) -> Result:
         token=request.token,
         execution_arn=request.execution["Id"],
     )
-    locks = LockTable(LockSettings.load().table, aws.dynamodb(), aws.step_functions())
-    lock = locks.acquire(request.session_key, claim)
+    settings = AcquireLockSettings.load()
+    lock = LockTable(settings.table, aws.dynamodb(), aws.step_functions()).acquire(request.session_key, claim)
+    if request.entry.RetryCount == 0:
+        taken_up(request, settings, lock.before(request.turn_id))
     return Result(owner=lock.owner.turn_id if lock.owner else None, waiting=len(lock.waiters))
+
+
+def taken_up(request: Request, settings: AcquireLockSettings, waiting: int) -> None:
+    """Let the chat see that the message is taken up, or how many are before it."""
+    ticket = Ticket(
+        chat=request.chat,
+        message_id=request.message_id,
+        language=request.language,
+        attempt=redrive_count(request.execution),
+    )
+    sealed = issue(settings.session_key_arn, request.turn_id, request.session_key, ticket)
+    keys = {"turn_id": request.turn_id, "session_key": request.session_key, "state": request.state}
+    report = Report(**keys, ticket=sealed, time=time.time_ns() // 1_000_000, waiting=waiting)
+    tell(settings.progress_function, report)

@@ -29,6 +29,7 @@ class SessionState(BaseModel):
     committed: bool
     notice: Literal["session_lost"] | None
     part: int
+    progress: str
 
 
 class Request(StepRequest):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.access import seal
+from functions.common.envelope import Chat
 from functions.common.errors import SnapshotMissing
+from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, logger, step
+from functions.common.progress import Ticket, issue
 from functions.common.sessions import Pointer, SessionTable
 from functions.common.settings import HydrateSettings
 from functions.common.snapshots import Manifest, Snapshots
@@ -18,7 +21,8 @@ from functions.common.snapshots import Manifest, Snapshots
 class Result(BaseModel):
     """The session as the agent must continue it; `committed` when this turn's snapshot is visible already.
 
-    `going_on` is the snapshot that part `part` of the turn goes on from; `access` are sealed credentials (`access.py`).
+    `going_on` is the snapshot that part `part` of the turn goes on from; `access` are sealed credentials (`access.py`),
+    `progress` is the sealed ticket for the Progress function (`progress.py`).
     """
 
     session_id: str
@@ -31,10 +35,20 @@ class Result(BaseModel):
     part: int = 0
     going_on: str | None
     access: str
+    progress: str
 
 
-@step(StepRequest)
-def handler(request: StepRequest) -> Result:
+class Request(StepRequest):
+    """The turn, and whom the agent may tell what it does."""
+
+    chat: Chat
+    message_id: int
+    language: str
+    execution: dict[str, Any]
+
+
+@step(Request)
+def handler(request: Request) -> Result:
     """Read the pointer again (it may have moved while the turn waited), check its snapshot and renew what is old."""
     settings = HydrateSettings.load()
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
@@ -51,6 +65,13 @@ def handler(request: StepRequest) -> Result:
         except SnapshotMissing as error:
             logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
             pointer, notice = table.start_over(request.session_key), "session_lost"
+    ticket = Ticket(
+        chat=request.chat,
+        message_id=request.message_id,
+        language=request.language,
+        verbose=table.preferences(request.session_key).verbose,
+        attempt=redrive_count(request.execution),
+    )
     return Result(
         session_id=pointer.session_id,
         version=pointer.version,
@@ -61,4 +82,5 @@ def handler(request: StepRequest) -> Result:
         notice=notice,
         going_on=pointer.manifest,
         access=seal(settings, pointer.session_id, request.turn_id),
+        progress=issue(settings.session_key_arn, request.turn_id, request.session_key, ticket),
     )

@@ -7,16 +7,14 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.delivery import Delivery
+from functions.common.delivery import closing
 from functions.common.envelope import Chat
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, step
 from functions.common.rendering import plan
-from functions.common.sessions import SessionTable
 from functions.common.settings import ReplySettings
 from functions.common.snapshots import LeftOut, RunResult, Snapshots
-from functions.common.telegram import bot_api
 from functions.common.texts import say
 
 LEFT_OUT_SHOWN = 5
@@ -38,6 +36,7 @@ class Request(StepRequest):
 class Result(BaseModel):
     """The form the answer took and the messages it became."""
 
+    outcome: Literal["DELIVERED", "STOPPED"]
     form: Literal["rich", "classic"]
     message_ids: list[int]
 
@@ -49,13 +48,12 @@ def handler(request: Request) -> Result:
     settings = ReplySettings.load()
     snapshots = Snapshots(settings.bucket, aws.s3())
     run = snapshots.read(request.result, RunResult)
-    table = SessionTable(settings.table, aws.dynamodb())
-    delivery = Delivery(
-        bot_api(settings), table, request.session_key, request.turn_id, request.chat, request.message_id
-    )
+    delivery = closing(settings, request, request.chat, request.message_id, redrive_count(request.execution))
     if request.notice is not None:
         delivery.text("notice", say(request.notice, request.language))
     markdown = run.text if run.text.strip() else say("empty_answer", request.language)
+    if run.summary.stopped:
+        markdown = "\n\n".join(part for part in (run.text.strip(), say("stopped", request.language)) if part)
     how = plan(markdown, settings.rich)
     for number, part in enumerate(how.parts):
         if how.form == "rich":
@@ -70,7 +68,8 @@ def handler(request: Request) -> Result:
     if run.left_out:
         delivery.text("left_out", left_out(run.left_out, request.language))
     delivery.complete()
-    return Result(form=how.form, message_ids=delivery.message_ids)
+    outcome: Literal["DELIVERED", "STOPPED"] = "STOPPED" if run.summary.stopped else "DELIVERED"
+    return Result(outcome=outcome, form=how.form, message_ids=delivery.message_ids)
 
 
 def left_out(paths: tuple[LeftOut, ...], language: str) -> str:

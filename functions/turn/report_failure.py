@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.delivery import Delivery
+from functions.common.delivery import closing
 from functions.common.envelope import Chat, rerun_data
 from functions.common.errors import TelegramRefused
 from functions.common.execution import Failure, readable_cause, redrive_count
@@ -15,7 +15,6 @@ from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
 from functions.common.sessions import SessionTable
 from functions.common.settings import NoticeSettings
-from functions.common.telegram import bot_api
 from functions.common.texts import say
 
 TEXTS = {"TooManyWaiting": "too_many_waiting"}
@@ -75,7 +74,7 @@ def tell(turn: FailedTurn, error: str, redrives: int) -> list[int]:
     table = SessionTable(settings.table, aws.dynamodb())
     if table.turn(turn.session_key, turn.turn_id).answered:
         return []
-    delivery = Delivery(bot_api(settings), table, turn.session_key, turn.turn_id, turn.chat, turn.message_id)
+    delivery = closing(settings, turn, turn.chat, turn.message_id, redrives)
     text = say(TEXTS.get(error, "failed"), turn.language, error=error, turn=turn.turn_id)
     button = {"text": say("run_again", turn.language), "callback_data": rerun_data(turn.turn_id)}
     try:
@@ -83,3 +82,14 @@ def tell(turn: FailedTurn, error: str, redrives: int) -> list[int]:
     except TelegramRefused as refusal:
         logger.warning("the chat refuses the failure notice", cause=str(refusal))
         return []
+
+
+def stopped(turn: FailedTurn, redrives: int) -> None:
+    """Say under the message that its turn was stopped, unless its answer is there."""
+    settings = NoticeSettings.load()
+    if SessionTable(settings.table, aws.dynamodb()).turn(turn.session_key, turn.turn_id).answered:
+        return
+    try:
+        closing(settings, turn, turn.chat, turn.message_id, redrives).text("stopped", say("stopped", turn.language))
+    except TelegramRefused as error:
+        logger.warning("the stop cannot be told", cause=str(error))

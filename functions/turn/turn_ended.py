@@ -70,8 +70,9 @@ def ended_redrive(execution: dict[str, Any], stopped_at: int) -> int:
 def report(keys: dict[str, str], execution: dict[str, Any], redrives: int) -> None:
     """Tell the chat of a turn that was stopped, ran out of time or could not tell itself; a turn's own notice stays."""
     error = execution.get("error") or execution["status"]
-    if error == STOPPED_BY_USER:
-        return
     given = json.loads(execution["input"])
     turn = FailedTurn(**keys, chat=given["chat"], message_id=given["message"]["id"], language=given["user"]["language"])
+    if error == STOPPED_BY_USER:
+        report_failure.stopped(turn, redrives)
+        return
     logger.info("the failure is reported", turn_id=turn.turn_id, message_ids=report_failure.tell(turn, error, redrives))

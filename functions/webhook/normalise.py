@@ -26,7 +26,7 @@ def normalise(update: Update, users: Collection[str], chats: Collection[str], tt
     if update.callback_query is not None and update.callback_query.message is not None:
         return _button(update.update_id, update.callback_query, update.callback_query.message, users, chats)
     if update.stopped_message_generation is not None:
-        return _stopped(update.update_id, update.stopped_message_generation)
+        return _stopped(update.update_id, update.stopped_message_generation, users, chats)
     name = envelope.turn_id(0, 0, update.update_id)
     return Envelope(turn_id=name, session_key=envelope.session_key(0, 0), route="ignored", reason="nothing_to_do")
 
@@ -105,11 +105,17 @@ def _button(
     )
 
 
-def _stopped(update_id: int, stopped: StoppedMessageGeneration) -> Envelope:
-    thread_id = stopped.message_thread_id or 0
+def _stopped(
+    update_id: int, stopped: StoppedMessageGeneration, users: Collection[str], chats: Collection[str]
+) -> Envelope:
+    """Drafts are shown in private chats only, whose id is the user's."""
+    thread_id, chat = stopped.message_thread_id or 0, stopped.chat
+    may = EVERYONE in users or str(chat.id) in (*users, *chats)
     return Envelope(
-        turn_id=envelope.turn_id(stopped.chat.id, thread_id, update_id),
-        session_key=envelope.session_key(stopped.chat.id, thread_id),
-        route="stop",
-        chat=_chat(stopped.chat, thread_id),
+        turn_id=envelope.turn_id(chat.id, thread_id, update_id),
+        session_key=envelope.session_key(chat.id, thread_id),
+        route="stop" if may else "ignored",
+        reason=None if may else "not_allowed",
+        chat=_chat(chat, thread_id),
+        draft=stopped.draft_id,
     )

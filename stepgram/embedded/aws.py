@@ -17,7 +17,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.stepfunctions.parser.api import ExecutionStatus
 
 from stepgram.embedded.functions import FunctionHost, InvokeError
-from stepgram.embedded.iam import Access, Denied
+from stepgram.embedded.iam import INVOKE, Access, Denied
 from stepgram.embedded.server import Server
 from stepgram.embedded.step_functions import ApiError, StepFunctions
 from stepgram.embedded.template import Route, Rule
@@ -29,7 +29,6 @@ StartResponse = Callable[..., Any]
 
 
 DYNAMODB = "DynamoDB_"
-ASYNCHRONOUS_TRIES = 3
 
 
 class AwsEndpoint:
@@ -52,8 +51,6 @@ class AwsEndpoint:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """The WSGI entry."""
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
-        if path.startswith("/2015-03-31/functions/") and path.endswith("/invocations"):
-            return self._invoke(environ, start_response)
         for route in self.routes:
             if (method, path) == (route.method, route.path):
                 return self._http_api(route, environ, start_response)
@@ -65,6 +62,8 @@ class AwsEndpoint:
                 self.access.check(environ, raw)
         except Denied as denied:
             return _denied(start_response, denied)
+        if path.lstrip("/").startswith(INVOKE):
+            return self._invoke(raw, environ, start_response)
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         if target.startswith(TARGET):
             return self._api(target.removeprefix(TARGET), raw, environ, start_response)
@@ -104,12 +103,17 @@ class AwsEndpoint:
         with self._step_functions.starting:
             return list(self._moto(environ, start_response))
 
-    def _invoke(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _invoke(self, body: bytes, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         assert self.functions is not None
         raw_path = environ.get("RAW_URI") or environ.get("REQUEST_URI") or environ["PATH_INFO"]
         reference = raw_path.split("/functions/", 1)[1].split("/invocations", 1)[0]
+        if environ.get("HTTP_X_AMZ_INVOCATION_TYPE") == "Event" and self.functions.knows(reference):
+            work = threading.Thread(target=self._invoke_asynchronously, args=(reference, body), daemon=True)
+            work.start()
+            start_response("202 Accepted", [("Content-Type", "application/json")])
+            return [b""]
         try:
-            answer = self.functions.invoke(reference, _body(environ))
+            answer = self.functions.invoke(reference, body)
         except InvokeError as error:
             headers = [("x-amzn-ErrorType", error.code), ("x-amzn-RequestId", str(uuid.uuid4()))]
             document = {"Type": "User", "message": str(error)}
@@ -167,10 +171,11 @@ class AwsEndpoint:
                 self._invoke_asynchronously(rule.function, json.dumps(event).encode())
 
     def _invoke_asynchronously(self, function: str, event: bytes) -> None:
-        """As Lambda does for EventBridge: twice again when the function fails, here without the minutes in between
+        """As Lambda does for EventBridge and for asynchronous callers: twice again when the function fails, unless its
+        configuration says otherwise, here without the minutes in between
         (https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html)."""
         assert self.functions is not None
-        for _ in range(ASYNCHRONOUS_TRIES):
+        for _ in range(1 + self.functions.retries(function)):
             if self.functions.invoke(function, event).function_error is None:
                 return
 

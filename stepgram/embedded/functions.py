@@ -113,6 +113,14 @@ class FunctionHost:
             return self.around(spec, event, self.run)
         return self.run(spec, event)
 
+    def knows(self, reference: str) -> bool:
+        """Whether there is such a function."""
+        return function_name(reference) in self._specs
+
+    def retries(self, reference: str) -> int:
+        """How often an asynchronous invocation that failed is tried again."""
+        return self._specs[function_name(reference)].retries
+
     def run(self, spec: FunctionSpec, event: dict[str, Any]) -> Answer:
         """Run the function, whatever a test put around it."""
         if self._stopped:

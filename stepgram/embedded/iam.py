@@ -29,6 +29,9 @@ KEY_ID = re.compile(r"Credential=([^/,]+)/")
 TEMPORARY = "ASIA"
 """What the key ids that STS gives out begin with."""
 
+INVOKE = "2015-03-31/functions/"
+"""The path of Lambda's Invoke API."""
+
 ANYTHING = "*"
 """The resource of a request that does not name it, such as SendTaskSuccess: the action decides."""
 
@@ -180,8 +183,11 @@ def _table(name: str) -> str:
 
 
 def _query(environ: Mapping[str, Any], body: bytes) -> Iterator[Wanted]:
-    """S3's requests by method and path; STS's by form."""
+    """S3's and Lambda's requests by method and path; STS's by form."""
     method, path = environ["REQUEST_METHOD"], unquote(environ["PATH_INFO"]).lstrip("/")
+    if path.startswith(INVOKE) and path.endswith("/invocations"):
+        yield Wanted("lambda:InvokeFunction", path.removeprefix(INVOKE).removesuffix("/invocations"))
+        return
     if method == "POST" and not path:
         asked = {name: values[0] for name, values in parse_qs(body.decode()).items()}
         yield Wanted(f"sts:{asked.get('Action', '')}", asked.get("RoleArn", ANYTHING))

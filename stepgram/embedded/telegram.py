@@ -37,6 +37,13 @@ LAST_RETRY_SECONDS = 60.0
 WEBHOOK_TIMEOUT_SECONDS = 60
 SECRET_TOKEN = re.compile(r"^[A-Za-z0-9_-]{1,256}$")
 COMMAND = re.compile(r"/[a-zA-Z0-9_]{1,32}(@\w+)?")
+DRAFT_SECONDS, ACTION_SECONDS = 30, 5
+"""How long a draft and a chat action are shown (Bot API, sendMessageDraft, sendChatAction)."""
+
+CHAT_ACTIONS = (
+    "typing", "upload_photo", "record_video", "upload_video", "record_voice", "upload_voice", "upload_document",
+    "choose_sticker", "find_location", "record_video_note", "upload_video_note",
+)  # fmt: skip
 PLAIN_TEXT = ("text", "caption")
 """Parameters that are never JSON, whatever they begin with."""
 
@@ -84,6 +91,8 @@ class Telegram:
         app.add_url_rule("/bot<token>/<method>", view_func=self._bot, methods=["GET", "POST"])
         app.add_url_rule("/", view_func=self._page)
         app.add_url_rule("/person/messages", view_func=self._person_message, methods=["POST"])
+        app.add_url_rule("/person/stop", view_func=self._person_stop, methods=["POST"])
+        app.add_url_rule("/person/chats/<chat_id>/signs", view_func=lambda chat_id: self.signs(int(chat_id)))
         app.add_url_rule("/person/buttons", view_func=self._person_button, methods=["POST"])
         app.add_url_rule("/person/updates/<int:update_id>", view_func=self._person_update)
         app.add_url_rule("/person/chats", view_func=self._person_chats)
@@ -235,6 +244,51 @@ class Telegram:
         }
         return self._sent_message(parameters, {"document": document, **({"caption": caption} if caption else {})})
 
+    def _send_chat_action(self, parameters: dict[str, Any]) -> Any:
+        """Shown for five seconds, or until the bot sends something."""
+        chat = self._chat(int(parameters["chat_id"]))
+        if parameters["action"] not in CHAT_ACTIONS:
+            raise BotApiError(400, "Bad Request: wrong parameter action in request")
+        chat["action"] = {"action": parameters["action"], "until": time.time() + ACTION_SECONDS}
+        return True
+
+    def _send_message_draft(self, parameters: dict[str, Any]) -> Any:
+        """Empty text shows "Thinking..."; https://core.telegram.org/bots/api#sendmessagedraft"""
+        content = _text_content(parameters) if parameters.get("text") else {"text": ""}
+        return self._drafted(parameters, content)
+
+    def _send_rich_message_draft(self, parameters: dict[str, Any]) -> Any:
+        return self._drafted(parameters, _rich_content(parameters["rich_message"]))
+
+    def _drafted(self, parameters: dict[str, Any], content: dict[str, Any]) -> Any:
+        chat = self._chat(int(parameters["chat_id"]))
+        if chat["type"] != "private":
+            raise BotApiError(400, "Bad Request: drafts can be sent only to private chats")
+        if int(parameters["draft_id"]) == 0:
+            raise BotApiError(400, "Bad Request: draft identifier must be non-zero")
+        thread = int(parameters.get("message_thread_id") or 0)
+        if thread and thread not in chat["threads"]:
+            raise BotApiError(400, "Bad Request: message thread not found")
+        chat["draft"] = {
+            "draft_id": int(parameters["draft_id"]),
+            "thread": thread,
+            "can_stop": bool(parameters.get("can_stop")),
+            "until": time.time() + DRAFT_SECONDS,
+            **content,
+        }
+        return True
+
+    def _delete_message(self, parameters: dict[str, Any]) -> Any:
+        chat, wanted = self._chat(int(parameters["chat_id"])), int(parameters["message_id"])
+        message = next((m for m in chat["messages"] if m["message_id"] == wanted), None)
+        if message is None:
+            raise BotApiError(400, "Bad Request: message to delete not found")
+        if not message["from"]["is_bot"] and chat["type"] != "private":
+            raise BotApiError(400, "Bad Request: message can't be deleted")
+        chat["messages"].remove(message)
+        self.on_change()
+        return True
+
     def _create_forum_topic(self, parameters: dict[str, Any]) -> Any:
         """https://core.telegram.org/bots/api#createforumtopic; the topic's id is that of the message that opens it."""
         chat = self._chat(int(parameters["chat_id"]))
@@ -297,10 +351,13 @@ class Telegram:
         complete = {
             "message_id": chat["next_message"],
             "date": int(time.time()),
-            "chat": {k: chat[k] for k in ("id", "type", "first_name", "title", "is_forum") if k in chat},
+            "chat": _chat_of(chat),
             **message,
         }
         chat["messages"].append(complete)
+        if message["from"]["is_bot"]:
+            chat.pop("draft", None)
+            chat.pop("action", None)
         self.on_change()
         return complete
 
@@ -343,6 +400,25 @@ class Telegram:
             user = {"id": abs(chat_id), "is_bot": False, "first_name": "You", "language_code": language}
             query = {"id": f"query{self.state['next_update']}", "from": user, "chat_instance": str(chat_id)}
             return self.queue({"callback_query": {**query, "data": data, "message": _public(message)}}, chat_id)
+
+    def press_stop(self, chat_id: int) -> int:
+        """A person presses Stop under a draft, which goes; returns the update_id."""
+        with self._lock:
+            chat = self.state["chats"][str(chat_id)]
+            draft = chat.get("draft")
+            if draft is None or not draft["can_stop"] or draft["until"] < time.time():
+                raise ValueError("there is no draft with a Stop button")
+            del chat["draft"]
+            topic = {"message_thread_id": draft["thread"]} if draft["thread"] else {}
+            stopped = {"chat": _chat_of(chat), "draft_id": draft["draft_id"], **topic}
+            return self.queue({"stopped_message_generation": stopped}, chat_id)
+
+    def signs(self, chat_id: int) -> dict[str, Any]:
+        """What fades: the draft and the action that a chat shows now."""
+        with self._lock:
+            chat = self.state["chats"].get(str(chat_id), {})
+            shown = {kind: chat.get(kind) for kind in ("draft", "action")}
+            return {kind: sign if sign and sign["until"] > time.time() else None for kind, sign in shown.items()}
 
     def queue(self, update: dict[str, Any], chat_id: int) -> int:
         """Put an update into its chat's delivery queue; returns its update_id."""
@@ -433,6 +509,12 @@ class Telegram:
         except (KeyError, ValueError, StopIteration) as error:
             return Response(f"no such button: {error}", 400)
 
+    def _person_stop(self) -> Any:
+        try:
+            return {"update_id": self.press_stop(int(request.get_json()["chat_id"]))}
+        except (KeyError, ValueError) as error:
+            return Response(f"nothing to stop: {error}", 400)
+
     def _page(self) -> Response:
         return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
 
@@ -522,6 +604,11 @@ def _rich_content(rich: dict[str, Any]) -> dict[str, Any]:
 def _new_chat(chat_id: int, name: str) -> dict[str, Any]:
     kind = {"type": "private", "first_name": name} if chat_id > 0 else {"type": "supergroup", "title": "Group"}
     return {"id": chat_id, **kind, "threads": [], "messages": [], "next_message": 0}
+
+
+def _chat_of(chat: dict[str, Any]) -> dict[str, Any]:
+    """The chat as messages and updates carry it."""
+    return {k: chat[k] for k in ("id", "type", "first_name", "title", "is_forum") if k in chat}
 
 
 def _public(message: dict[str, Any]) -> dict[str, Any]:

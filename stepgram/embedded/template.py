@@ -34,7 +34,10 @@ CODE_URI = "s3://local/functions.zip"
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """One function as the template describes it. `timeout` in seconds, `memory` in MB."""
+    """One function as the template describes it. `timeout` in seconds, `memory` in MB.
+
+    `retries`: how often an asynchronous invocation that failed is tried again.
+    """
 
     logical_id: str
     name: str
@@ -44,6 +47,7 @@ class FunctionSpec:
     memory: int
     environment: dict[str, str]
     is_image: bool
+    retries: int = 2
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def deploy(
     clients.cloudformation.create_stack(
         StackName=stack, TemplateBody=json.dumps(document), Parameters=given, Capabilities=["CAPABILITY_IAM"]
     )
-    specs = {k: _spec(k, resources[k]["Properties"], resolve) for k in functions}
+    specs = {k: _spec(k, resources[k]["Properties"], f, resolve) for k, f in functions.items()}
     policies = {k: _statements(r["Properties"], resolve) for k, r in resources.items() if r["Type"] == "AWS::IAM::Role"}
     access.functions = {spec.name: policies[f"{k}Role"] for k, spec in specs.items()}
     access.roles = {str(resolve({"Fn::GetAtt": [k, "Arn"]})): found for k, found in policies.items()}
@@ -189,7 +193,7 @@ def _statements(role: dict[str, Any], resolve: Resolver) -> list[Statement]:
     return [resolve(statement) for document in documents for statement in document["Statement"]]
 
 
-def _spec(logical_id: str, properties: dict[str, Any], resolve: Resolver) -> FunctionSpec:
+def _spec(logical_id: str, properties: dict[str, Any], source: dict[str, Any], resolve: Resolver) -> FunctionSpec:
     environment = resolve(properties.get("Environment", {}).get("Variables", {}))
     is_image = properties["Handler"] == "image"
     return FunctionSpec(
@@ -201,6 +205,7 @@ def _spec(logical_id: str, properties: dict[str, Any], resolve: Resolver) -> Fun
         memory=int(resolve(properties["MemorySize"])),
         environment={k: str(v) for k, v in environment.items()},
         is_image=is_image,
+        retries=int(source["Properties"].get("EventInvokeConfig", {}).get("MaximumRetryAttempts", 2)),
     )
 
 
@@ -287,6 +292,9 @@ class Resolver:
         kind = self._resources[base]["Type"]
         if kind == "AWS::Lambda::Function" and part == "Alias":
             return f"{self._attribute(base, 'Arn')}:live"
+        if kind == "AWS::Lambda::Alias":
+            alias = self._resources[base]["Properties"]
+            return f"{self._attribute(alias['FunctionName']['Ref'], 'Arn')}:{alias['Name']}"
         if kind == "AWS::StepFunctions::StateMachine":
             machine = self(self._resources[base]["Properties"]["StateMachineName"])
             return f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{machine}"

@@ -16,6 +16,7 @@ from claude_agent_sdk import ResultMessage
 
 from functions.agent import handler
 from functions.agent.conversation import Conversation, Run
+from functions.agent.reporter import Watch
 from functions.agent.store import RestoredStore
 from functions.common.snapshots import Manifest
 from functions.common.workspace import Workspace
@@ -38,12 +39,15 @@ class FastConversation(Conversation):
         self.folder = tempfile.TemporaryDirectory()
         self.workspace = Workspace(Path(self.folder.name), snapshots, self.session_id)
 
-    def ask(self, text: str, seconds: float) -> Run:
+    def ask(self, text: str, seconds: float, watch: Watch | None = None) -> Run:
         key = {"project_key": "fast", "session_id": self.session_id}
         asyncio.run(self.store.append(key, [{"uuid": str(uuid.uuid4()), "text": text}]))
         usage = {"input_tokens": 1, "output_tokens": 1}
         final = ResultMessage("success", 0, 0, False, 1, self.session_id, result=answer_to(text), usage=usage)
-        return Run(final, 0.0, interrupted=False)
+        return Run(answer_to(text), final)
+
+    def stop(self) -> None:
+        """It is done before anybody can stop it."""
 
     def settle(self) -> None:
         """There are no processes, and those of the tests stay."""
@@ -61,7 +65,7 @@ def fast_agent(stack: EmbeddedStack) -> Iterator[None]:
     opened, kept, specs = handler._open, handler._keep_or_close, stack.functions._specs
     spec = specs["stepgram-AgentFunction"]
     handler._open = FastConversation  # type: ignore[assignment]
-    handler._keep_or_close = lambda conversation, settings, status: conversation.close()
+    handler._keep_or_close = lambda conversation, settings, summary: conversation.close()
     specs[spec.name] = replace(spec, is_image=False)
     try:
         yield

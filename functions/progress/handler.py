@@ -1,0 +1,126 @@
+"""Progress: shows in the chat what a turn is doing, and says whether somebody pressed Stop.
+
+In private chats the answer streams as a draft with a Stop button, which the final message ends. In groups it is
+"typing" first and then one message, edited at Telegram's pace, whose place the answer takes.
+Sources: sendRichMessageDraft, sendMessageDraft, sendChatAction, editMessageText in https://core.telegram.org/bots/api
+(10.3); a group takes 20 messages a minute (https://core.telegram.org/bots/faq).
+"""
+
+from __future__ import annotations
+
+from functions.common import aws
+from functions.common.delivery import FORMAT_REFUSED, NOT_EDITABLE, NOT_MODIFIED, delete_message
+from functions.common.errors import TelegramError, TelegramRateLimited, TelegramRefused
+from functions.common.observability import logger, step
+from functions.common.progress import ATTEMPT, SHOWN_CHARACTERS, Heard, ProgressTable, Report, Ticket, draft_id, redeem
+from functions.common.rendering import Classic, classic_parts
+from functions.common.sessions import SessionTable
+from functions.common.settings import ProgressSettings
+from functions.common.telegram import BotApi, bot_api
+from functions.common.texts import say
+
+PRIVATE_PAUSE, GROUP_PAUSE = 1.0, 4.0
+"""Seconds between two things shown."""
+
+DETAIL_CHARACTERS = 160
+
+
+class Result(Heard):
+    """What the turn hears."""
+
+
+@step(Report)
+def handler(report: Report) -> Result:
+    """Show what is new. Telegram's refusals are no failure of the turn: there is only less to see."""
+    ticket = redeem(report.ticket, report.turn_id, report.session_key)
+    settings = ProgressSettings.load()
+    dynamodb = aws.dynamodb()
+    table = ProgressTable(settings.table, dynamodb, SessionTable(settings.table, dynamodb).expiry())
+    if report.show == "listen":
+        return Result(stop=table.stopping(report.session_key, report.turn_id))
+    sequence = ticket.attempt * ATTEMPT + report.time
+    shown = table.begin(report.session_key, report.turn_id, sequence)
+    pause = PRIVATE_PAUSE if ticket.chat.type == "private" else GROUP_PAUSE
+    if shown.stale:
+        return Result(stop=shown.stop, pause=pause)
+    sign = Sign(bot_api(settings), ticket, report, table)
+    message_id: int | None = None
+    try:
+        if not shown.stop:
+            message_id = sign.show(shown.message_id)
+    except TelegramRateLimited as error:
+        pause = max(pause, float(error.retry_after))
+    except TelegramError as error:
+        logger.warning("Telegram does not show progress", cause=str(error))
+    if not table.end(report.session_key, report.turn_id, sequence, message_id) and message_id is not None:
+        sign.delete(message_id)
+    return Result(stop=shown.stop, pause=pause)
+
+
+class Sign:
+    """One sign of life of a turn."""
+
+    def __init__(self, bot: BotApi, ticket: Ticket, report: Report, table: ProgressTable) -> None:
+        self._bot = bot
+        self._ticket = ticket
+        self._report = report
+        self._table = table
+        self._where = {"chat_id": ticket.chat.id, "message_thread_id": ticket.chat.thread_id or None}
+
+    def show(self, message_id: int | None) -> int | None:
+        """Show it; returns the message that shows it, when it is one. Raises TelegramError."""
+        if self._report.waiting:
+            return self._put(message_id, Classic(self._say("waiting", count=self._report.waiting), ()))
+        content = "\n\n".join(part for part in (self._report.text[-SHOWN_CHARACTERS:], self._line()) if part)
+        if self._ticket.chat.type == "private":
+            if message_id is not None:
+                self.delete(message_id)
+                self._table.gone(self._report.session_key, self._report.turn_id)
+            self._draft(content)
+            return None
+        if not content or self._report.show == "alive":
+            self._bot.call("sendChatAction", {**self._where, "action": "typing"})
+            return None
+        return self._put(message_id, classic_parts(content)[-1])
+
+    def delete(self, message_id: int) -> None:
+        """Take a message away again; one that is gone is fine."""
+        delete_message(self._bot, self._ticket.chat.id, message_id)
+
+    def _say(self, text: str, **values: object) -> str:
+        return say(text, self._ticket.language, **values)
+
+    def _line(self) -> str:
+        """The tool that runs, as one line of Markdown."""
+        tool = self._report.tool
+        if tool is None or self._ticket.verbose == 0:
+            return ""
+        what = tool.detail if self._ticket.verbose > 1 and tool.detail else tool.brief
+        shown = " ".join(what.replace("`", "'").split())[:DETAIL_CHARACTERS]
+        return self._say("tool_runs", tool=tool.name, what=f" `{shown}`" if shown else "")
+
+    def _draft(self, content: str) -> None:
+        draft = {**self._where, "draft_id": draft_id(self._report.turn_id), "can_stop": True, "keep_on_stop": True}
+        if not content:
+            self._bot.call("sendMessageDraft", {**draft, "text": ""})
+            return
+        try:
+            self._bot.call("sendRichMessageDraft", {**draft, "rich_message": {"markdown": content}})
+        except TelegramRefused as error:
+            if error.status != FORMAT_REFUSED:
+                raise
+            self._bot.call("sendMessageDraft", {**draft, "text": content})
+
+    def _put(self, message_id: int | None, piece: Classic) -> int:
+        body = {"text": piece.text, "entities": list(piece.entities) or None}
+        if message_id is not None:
+            try:
+                self._bot.call("editMessageText", {"chat_id": self._ticket.chat.id, "message_id": message_id, **body})
+                return message_id
+            except TelegramRefused as error:
+                if NOT_MODIFIED in error.description:
+                    return message_id
+                if not any(description in error.description for description in NOT_EDITABLE):
+                    raise
+        chat = self._ticket.chat
+        return self._bot.send("sendMessage", chat.id, chat.thread_id, body, self._ticket.message_id)
