@@ -12,8 +12,11 @@ from typing import Any
 import requests
 from botocore.exceptions import ClientError
 
+from functions.common.approvals import DONE, button_data
+from functions.common.delivery import QUESTION
 from functions.common.envelope import turn_id
 from functions.common.snapshots import RunResult
+from functions.turn.ask_approval import readable
 from stepgram.executions import State, attempts_of, detail, history
 from stepgram.stack import Stack, StackError
 
@@ -21,6 +24,18 @@ POLL_SECONDS = 0.1
 ACCEPTED_WITHIN_SECONDS = 30.0
 
 Progress = Callable[[State], None]
+Decide = Callable[[str], str]
+"""Asked whether a tool call may run, with the question's text; answers `allow`, `always` or `deny`."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who asks: chat and topic, the user, and how to decide on tool calls."""
+
+    chat: int
+    thread: int
+    user: int | None
+    decide: Decide
 
 
 @dataclass
@@ -45,22 +60,29 @@ class Answer:
         return shown
 
 
-def ask(stack: Stack, text: str, chat: int, thread: int, user: int | None, progress: Progress) -> Answer:
+def ask(stack: Stack, text: str, person: Person, progress: Progress) -> Answer:
     """Send `text` and wait until its turn has ended; `progress` hears of every state that is left."""
     if stack.telegram is None:
-        return _ask_deployed(stack, text, chat, thread, user, progress)
-    sent = requests.post(
-        f"{stack.telegram}/person/messages",
-        json={"chat_id": chat, "thread_id": thread, "user_id": user, "text": text},
-        timeout=10,
-    )
+        return _ask_deployed(stack, text, person, progress)
+    chat, thread = person.chat, person.thread
+    who = {"chat_id": chat, "thread_id": thread, "user_id": person.user}
+    sent = requests.post(f"{stack.telegram}/person/messages", json={**who, "text": text}, timeout=10)
     if not sent.ok:
         raise StackError(f"the message was not sent: {sent.text}")
     update_id, message_id = sent.json()["update_id"], sent.json()["message_id"]
     outcome = _accepted(stack.telegram, update_id)
     if outcome.get("outcome") not in ("started", "duplicate"):
         return Answer(None, "SUCCEEDED", replies=_replies(stack.telegram, chat, message_id))
-    answer = _follow(stack, turn_id(chat, thread, update_id), progress)
+    telegram = stack.telegram
+
+    def press(question: str, number: int, choice: str) -> None:
+        """Press the button of the question, as the person."""
+        data = button_data(choice, question, number)
+        shown = next(m for m in _messages(telegram, chat, message_id) if data in json.dumps(m.get("reply_markup", {})))
+        body = {**who, "message_id": shown["message_id"], "data": data}
+        requests.post(f"{telegram}/person/buttons", json=body, timeout=10).raise_for_status()
+
+    answer = _follow(stack, turn_id(chat, thread, update_id), progress, person.decide, press)
     answer.replies = _replies(stack.telegram, chat, message_id)
     return answer
 
@@ -77,9 +99,11 @@ def _accepted(telegram: str, update_id: int) -> dict[str, Any]:
     raise StackError(f"the webhook does not accept update {update_id} (last answer {record.get('last_status')})")
 
 
-def _follow(stack: Stack, name: str, progress: Progress) -> Answer:
+def _follow(
+    stack: Stack, name: str, progress: Progress, decide: Decide, press: Callable[[str, int, str], None]
+) -> Answer:
     step_functions, arn = stack.client("stepfunctions"), stack.execution_arn(name)
-    shown = 0
+    shown, decided = 0, -1
     while True:
         status = step_functions.describe_execution(executionArn=arn)["status"]
         states = [s for attempt in attempts_of(history(step_functions, arn), datetime.now(UTC)) for s in attempt]
@@ -89,6 +113,10 @@ def _follow(stack: Stack, name: str, progress: Progress) -> Answer:
         shown = max(shown, len(done))
         if status != "RUNNING":
             break
+        part = states[-1].input["run"]["part"] if states and _asks(stack, name, states[-1]) else -1
+        if part > decided:
+            decided = part
+            press(name, part, decide(_question(stack, states[-1].input["run"]["result"])))
         time.sleep(POLL_SECONDS)
     found = detail(step_functions, arn)
     output = found.output if isinstance(found.output, dict) else {}
@@ -107,12 +135,42 @@ def _follow(stack: Stack, name: str, progress: Progress) -> Answer:
     )
 
 
-def _replies(telegram: str, chat: int, message_id: int) -> list[str]:
-    """What the bot wrote in answer to a message, as text."""
+def _asks(stack: Stack, name: str, state: State) -> bool:
+    """Whether the turn waits for a person's decision: the question is open, and so on its way into the chat."""
+    if state.name != "AskApproval" or state.status != "running":
+        return False
+    key = {"pk": {"S": state.input["session_key"]}, "sk": {"S": f"turn#{name}"}}
+    item = stack.client("dynamodb").get_item(TableName=stack.outputs["SessionTable"], Key=key).get("Item", {})
+    return f"{QUESTION}{state.input['run']['part']}" in item.get("delivered", {}).get("M", {})
+
+
+def _question(stack: Stack, result: str) -> str:
+    """The tool call that waits, as a person reads it."""
+    body = stack.client("s3").get_object(Bucket=stack.outputs["SessionBucket"], Key=result)["Body"].read()
+    call = RunResult.model_validate_json(body).waiting
+    return f"{call.name}: {readable(call)}" if call else ""
+
+
+def _messages(telegram: str, chat: int, after: int) -> list[dict[str, Any]]:
     url = f"{telegram}/person/chats/{chat}/messages"
-    messages = requests.get(url, params={"after": message_id}, timeout=10).json()
-    mine = [m for m in messages if m.get("reply_to_message", {}).get("message_id") == message_id]
+    messages: list[dict[str, Any]] = requests.get(url, params={"after": after}, timeout=10).json()
+    return messages
+
+
+def _replies(telegram: str, chat: int, message_id: int) -> list[str]:
+    """What the bot wrote in answer to a message, as text; what it asked is not part of it."""
+    mine = [
+        m for m in _messages(telegram, chat, message_id)
+        if m.get("reply_to_message", {}).get("message_id") == message_id and not _is_question(m)
+    ]  # fmt: skip
     return [message_text(message) for message in mine]
+
+
+def _is_question(message: dict[str, Any]) -> bool:
+    """A question that was answered has one button left, which does nothing."""
+    return DONE in [
+        key["callback_data"] for row in message.get("reply_markup", {}).get("inline_keyboard", []) for key in row
+    ]
 
 
 def message_text(message: dict[str, Any]) -> str:
@@ -124,12 +182,13 @@ def message_text(message: dict[str, Any]) -> str:
     return str(message.get("text", ""))
 
 
-def _ask_deployed(stack: Stack, text: str, chat: int, thread: int, user: int | None, progress: Progress) -> Answer:
+def _ask_deployed(stack: Stack, text: str, person: Person, progress: Progress) -> Answer:
     """Post an update to the deployed webhook; the answer goes to the real chat and is read from its result."""
     outputs, now = stack.outputs, time.time()
     secrets = stack.client("secretsmanager")
     secret = secrets.get_secret_value(SecretId=outputs["WebhookSecretId"])["SecretString"]
     update_id = int(now * 1000)
+    chat, thread, user = person.chat, person.thread, person.user
     kind = "private" if chat > 0 else "supergroup"
     topic = {"message_thread_id": thread, "is_topic_message": True} if thread else {}
     message = {
@@ -140,17 +199,22 @@ def _ask_deployed(stack: Stack, text: str, chat: int, thread: int, user: int | N
         "text": text,
         **topic,
     }
-    posted = requests.post(
-        outputs["WebhookUrl"],
-        json={"update_id": update_id, "message": message},
-        headers={"X-Telegram-Bot-Api-Secret-Token": secret},
-        timeout=30,
-    )
+
+    def post(update: dict[str, Any]) -> requests.Response:
+        headers = {"X-Telegram-Bot-Api-Secret-Token": secret}
+        return requests.post(outputs["WebhookUrl"], json=update, headers=headers, timeout=30)
+
+    def press(question: str, number: int, choice: str) -> None:
+        query = {"id": f"ask{update_id}", "from": message["from"], "chat_instance": "ask", "message": message}
+        data = button_data(choice, question, number)
+        post({"update_id": update_id + 1 + number, "callback_query": {**query, "data": data}}).raise_for_status()
+
+    posted = post({"update_id": update_id, "message": message})
     if not posted.ok:
         raise StackError(f"the webhook answered {posted.status_code}: {posted.text}")
     if posted.json().get("outcome") != "started":
         return Answer(None, "SUCCEEDED")
-    answer = _follow(stack, turn_id(chat, thread, update_id), progress)
+    answer = _follow(stack, turn_id(chat, thread, update_id), progress, person.decide, press)
     key = (detail(stack.client("stepfunctions"), stack.execution_arn(str(answer.execution))).output or {}).get("result")
     if key:
         try:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from functions.common.errors import SnapshotMissing
 from stepgram import console as console_page
-from stepgram.ask import Answer
+from stepgram.ask import Answer, Decide, Person
 from stepgram.ask import ask as send
 from stepgram.embedded.client import Ports
 from stepgram.embedded.polling import WebhookInTheWay
@@ -85,7 +85,8 @@ def ask(
     if fresh and stack:
         raise click.UsageError("--fresh is for the local stack only")
     with open_stack(stack, fresh) as opened:
-        answer = send(opened, text, chat, thread, user, _ignore if as_json else _print_state)
+        person = Person(chat, thread, user, _decide(yes))
+        answer = send(opened, text, person, _ignore if as_json else _print_state)
     if as_json:
         click.echo(json.dumps(answer.document(), ensure_ascii=False, indent=2))
     else:
@@ -95,6 +96,28 @@ def ask(
         err.print(f"[red]{answer.execution} {answer.status}[/red] in {where}: {answer.error}: {answer.cause or ''}")
         err.print(f"run it again: stepgram rerun {answer.execution}", style="dim")
         sys.exit(1)
+
+
+def _decide(yes: bool) -> Decide:
+    """How tool calls that ask are decided on: yes to all, by who sits at the terminal, or no to all."""
+
+    def terminal(question: str) -> str:
+        err.print(question, markup=False, highlight=False)
+        letter = click.prompt(
+            "Allow once (y), always in this conversation (a), or deny (n)?",
+            type=click.Choice(["y", "a", "n"]),
+            default="n",
+            err=True,
+        )
+        return {"y": "allow", "a": "always", "n": "deny"}[letter]
+
+    def nobody(question: str) -> str:
+        err.print(f"denied, since nobody can be asked (--yes allows): {question}", markup=False, highlight=False)
+        return "deny"
+
+    if yes:
+        return lambda question: "allow"
+    return terminal if sys.stdin.isatty() else nobody
 
 
 def _ignore(state: State) -> None:

@@ -40,7 +40,8 @@ ORDER = [
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
-    with EmbeddedStack(tmp_path_factory.mktemp("stepgram"), environment={}) as running:
+    parameters = {"ApprovalTools": "outside,Glob"}
+    with EmbeddedStack(tmp_path_factory.mktemp("stepgram"), parameters=parameters, environment={}) as running:
         yield running
 
 

@@ -43,7 +43,7 @@ def problems(path: Path, template: dict[str, Any]) -> list[str]:
             found.append(f"{name}: not PascalCase")
         if state["Type"] == "Task" and "lambda:invoke" in state["Resource"]:
             found += _lambda_problems(name, state, template)
-        if state["Type"] == "Task" and "TimeoutSeconds" not in state:
+        if state["Type"] == "Task" and not {"TimeoutSeconds", "TimeoutSecondsPath"} & set(state):
             found.append(f"{name}: no TimeoutSeconds")
     used = set(re.findall(r"\$\{(\w+)\}", path.read_text(encoding="utf-8")))
     given = next(

@@ -27,6 +27,7 @@ from claude_agent_sdk import (
     ClaudeSDKClient,
     ClaudeSDKError,
     CLIConnectionError,
+    DeferredToolUse,
     MirrorErrorMessage,
     ProcessError,
     ResultError,
@@ -36,7 +37,7 @@ from claude_agent_sdk import (
     project_key_for_directory,
 )
 
-from functions.agent.options import Folders, agent_options, cli_environment
+from functions.agent.options import Approval, Folders, agent_options, cli_environment
 from functions.agent.processes import below, end_leftovers
 from functions.agent.reporter import Watch
 from functions.agent.store import RestoredStore
@@ -59,13 +60,15 @@ ROOT = Path(tempfile.gettempdir()) / "stepgram"
 class Run:
     """How one run of the CLI ended: `text` is the answer, or what was said until it was interrupted.
 
-    `cost_usd` is of this run alone; `final` is absent when it was stopped before it began.
+    `cost_usd` is of this run alone; `final` is absent when it was stopped before it began. `waiting` is a tool call
+    that waits for a person.
     """
 
     text: str
     final: ResultMessage | None = None
     cost_usd: float = 0.0
     interrupted: bool = False
+    waiting: DeferredToolUse | None = None
 
 
 class Silent:
@@ -82,11 +85,18 @@ class Conversation:
     """A session's CLI process, going on from the snapshot `manifest` (None: a new session). Close it after use."""
 
     def __init__(
-        self, settings: AgentSettings, snapshots: Snapshots, session_id: str, manifest: str | None, budget_usd: float
+        self,
+        settings: AgentSettings,
+        snapshots: Snapshots,
+        session_id: str,
+        manifest: str | None,
+        budget_usd: float,
+        approval: Approval = Approval(),  # noqa: B008 - frozen
     ) -> None:
         self.session_id = session_id
         self.manifest = manifest
         self.snapshots = snapshots
+        self.approval = approval
         self.started = time.monotonic()
         self.base = snapshots.read(manifest, Manifest) if manifest else None
         self._stderr: list[str] = []
@@ -100,7 +110,15 @@ class Conversation:
         self.store.restore(folders.config, project_key_for_directory(folders.workspace))
         cli = cli_environment(settings, environment(), os.environ, folders, uuid.uuid4().hex[:8])
         options = agent_options(
-            settings, cli, folders, session_id, not self._has_transcript, self.store, self._stderr.append, budget_usd
+            settings,
+            cli,
+            folders,
+            session_id,
+            not self._has_transcript,
+            self.store,
+            self._stderr.append,
+            budget_usd,
+            approval,
         )
         self._client = ClaudeSDKClient(options)
         self._stop = asyncio.Event()
@@ -114,8 +132,10 @@ class Conversation:
         self._spent_usd = self.store.recorded_cost_usd
         self.run_usd = 0.0
 
-    def ask(self, text: str, seconds: float, watch: Watch | None = None) -> Run:
+    def ask(self, text: str | None, seconds: float, watch: Watch | None = None) -> Run:
         """Give the agent a message and wait for the end of its run; it is interrupted after `seconds` or by `stop`.
+
+        Without a message it goes on with the tool call that was decided.
 
         Raises AgentCrashed, AgentTimedOut, ModelThrottled, ModelUnavailable, ModelAccessDenied, ModelRejected.
         """
@@ -134,8 +154,9 @@ class Conversation:
         spent = max(final.total_cost_usd or 0.0, self._spent_usd)
         cost, self._spent_usd = spent - self._spent_usd, spent
         self.run_usd += cost
-        said = "\n\n".join(part for part in self._spoken if part.strip()) if interrupted else final.result or ""
-        return Run(said, final, cost, interrupted)
+        whole = interrupted or final.deferred_tool_use is not None
+        said = "\n\n".join(part for part in self._spoken if part.strip()) if whole else final.result or ""
+        return Run(said, final, cost, interrupted, final.deferred_tool_use)
 
     def stop(self) -> None:
         """Interrupt the run, or the one that is about to begin. From any thread."""
@@ -203,10 +224,11 @@ class Conversation:
             tempfile.tempdir = str(ROOT.parent)
             shutil.rmtree(self._root, ignore_errors=True)
 
-    async def _ask(self, text: str, seconds: float, watch: Watch) -> ResultMessage | None:
+    async def _ask(self, text: str | None, seconds: float, watch: Watch) -> ResultMessage | None:
         if self._stop.is_set():
             return None
-        await self._client.query(text)
+        if text is not None:
+            await self._client.query(text)
         answer = asyncio.ensure_future(self._receive(watch))
         stop = asyncio.ensure_future(self._stop.wait())
         try:

@@ -15,17 +15,19 @@ from pydantic import BaseModel
 
 from functions.agent.claim import RunClaim
 from functions.agent.conversation import Conversation
+from functions.agent.options import Approval
 from functions.agent.processes import adopt, end_leftovers
 from functions.agent.reporter import Reporter
 from functions.common import aws
 from functions.common.access import unseal
+from functions.common.approvals import Decision
 from functions.common.errors import AgentCrashed, AgentTimedOut
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, parse
 from functions.common.progress import Report, ask
 from functions.common.settings import AgentSettings
-from functions.common.snapshots import OutboxFile, RunResult, RunSummary, Snapshots, turn_prefix
+from functions.common.snapshots import OutboxFile, RunResult, RunSummary, Snapshots, ToolCall, turn_prefix
 from functions.common.workspace import Captured
 
 CLOSING_SECONDS, CLOSING_SHARE = 10.0, 0.05
@@ -54,6 +56,8 @@ class SessionState(BaseModel):
     going_on: str | None
     access: str
     progress: str
+    allowed: tuple[str, ...] = ()
+    decision: Decision | None = None
 
 
 class Request(StepRequest):
@@ -92,6 +96,10 @@ def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSu
         started = time.monotonic()
         until = started + seconds - max(CLOSING_SECONDS, CLOSING_SHARE * seconds)
         earlier = snapshots.read(result_key(folder, session.part - 1), RunResult) if session.part else None
+        if earlier is not None and session.decision is not None and session.decision.choice == "stop":
+            result = _stopped(earlier, session)
+            snapshots.write(result.summary.result, result)
+            return result.summary
         conversation = _open(request, settings, snapshots, earlier)
         try:
             result = _run(request, settings, conversation, earlier, started, until)
@@ -117,8 +125,9 @@ def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earli
     """The conversation that was kept open, when it is this very one; else a new one, with nothing left of the old."""
     global _kept
     kept, _kept = _kept, None
-    session = request.session
-    if kept is not None and (kept.session_id, kept.manifest) == (session.session_id, session.going_on):
+    session, approval = request.session, _approval(request.session, settings, earlier)
+    this = (session.session_id, session.going_on, approval)
+    if kept is not None and (kept.session_id, kept.manifest, kept.approval) == this:
         kept.snapshots.use(snapshots)
         logger.info("the open conversation is used")
         return kept
@@ -127,7 +136,7 @@ def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earli
     end_leftovers()
     budget = settings.max_budget_usd - (earlier.summary.cost_usd if earlier else 0.0)
     try:
-        return Conversation(settings, snapshots, session.session_id, session.going_on, max(budget, 0.01))
+        return Conversation(settings, snapshots, session.session_id, session.going_on, max(budget, 0.01), approval)
     except ClaudeSDKError as error:
         raise AgentCrashed(str(error)) from error
 
@@ -164,14 +173,17 @@ def _run(
     until: float,
 ) -> RunResult:
     session = request.session
-    text = GO_ON if earlier else request.text
+    text = request.text if earlier is None else GO_ON if earlier.waiting is None else None
     first = Report(
         turn_id=request.turn_id, session_key=request.session_key, state=request.state, ticket=session.progress, time=0
     )
     with Reporter(partial(ask, settings.progress_function), first, conversation.stop) as reporter:
         run = conversation.ask(text, until - time.monotonic(), reporter)
     stopped = run.interrupted and reporter.stopped.is_set()
-    status: Literal["done", "continue"] = "continue" if run.interrupted and not stopped else "done"
+    status: Literal["done", "continue", "approval"] = "continue" if run.interrupted and not stopped else "done"
+    waiting = run.waiting and ToolCall(id=run.waiting.id, name=run.waiting.name, input=run.waiting.input)
+    if waiting is not None:
+        status = "approval"
     if status == "continue" and session.part + 1 >= settings.max_parts:
         raise AgentTimedOut(f"no answer after {session.part + 1} runs of up to 15 minutes")
     before = earlier.summary if earlier else None
@@ -197,6 +209,7 @@ def _run(
         seconds=round(time.monotonic() - started + (before.seconds if before else 0.0), 2),
         part=session.part,
         stopped=stopped,
+        waiting=waiting.name if waiting else None,
     )
     return RunResult(
         went_on_from=session.going_on,
@@ -204,7 +217,26 @@ def _run(
         text=answer,
         files=tuple(files.values()),
         left_out=captured.left_out,
+        waiting=waiting,
     )
+
+
+def _approval(session: SessionState, settings: AgentSettings, earlier: RunResult | None) -> Approval:
+    """What asks in this run, and what was decided of the call that the last one waited with."""
+    decided = {}
+    if earlier is not None and earlier.waiting is not None and session.decision is not None:
+        decision = session.decision
+        reason = decision.reason or ("" if decision.allows else "The user said no.")
+        decided = {earlier.waiting.id: {"allow": decision.allows, "reason": reason}}
+    return Approval(ask=settings.approval_tools, allowed=session.allowed, decided=decided)
+
+
+def _stopped(earlier: RunResult, session: SessionState) -> RunResult:
+    """The turn was stopped while a call waited: what was said until then is its answer."""
+    folder = earlier.summary.result.rpartition("/")[0] + "/"
+    update = {"status": "done", "stopped": True, "waiting": None, "part": session.part}
+    summary = earlier.summary.model_copy(update={**update, "result": result_key(folder, session.part)})
+    return earlier.model_copy(update={"went_on_from": session.going_on, "summary": summary, "waiting": None})
 
 
 def _tokens(final: ResultMessage | None, kind: str) -> int:

@@ -8,14 +8,18 @@ user-level ones vanish when a session is resumed from a store.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from functions.agent.approve import OUTSIDE, VARIABLE, WRITERS
 from functions.agent.store import SnapshotStore
 from functions.common.errors import ConfigurationError
 from functions.common.secrets import secret
@@ -24,7 +28,9 @@ from functions.common.settings import AgentSettings
 CONFIG = Path(__file__).parent / "config"
 
 TOOLS = ["Bash", "Read", "Write", "Edit", "Glob", "Grep", "Skill", "Agent", "WebFetch"]
-"""The built-in tools the agent is offered; each is also allowed without asking."""
+"""The built-in tools the agent is offered; each is also allowed without asking, unless it is configured to ask."""
+
+HOOK = Path(__file__).parent / "approve.py"
 
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 """What the CLI, and so Bash and MCP servers, see of our environment; everything else is blanked."""
@@ -42,6 +48,39 @@ class Subagent(BaseModel):
     prompt_file: str
     tools: list[str] | None = None
     model: str | None = None
+
+
+@dataclass(frozen=True)
+class Approval:
+    """Which calls wait for a person: those of tools that `ask`, unless the name is `allowed` in this conversation.
+
+    `decided` maps the id of a call that waited to what was decided: `allow`, and the `reason`.
+    """
+
+    ask: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    decided: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def may_ask(self, tool: str) -> bool:
+        """Whether a call of this tool, or of some tool of this MCP server (`mcp__name`), could wait for a person."""
+        if OUTSIDE in self.ask and tool in WRITERS:
+            return True
+        return any(fnmatchcase(tool, pattern) or pattern.startswith(f"{tool}__") for pattern in self.ask)
+
+    def settings(self, tools: Sequence[str]) -> str | None:
+        """The CLI's settings with the hook for these tools; None when nothing waits for anybody."""
+        if not tools:
+            return None
+        command = shlex.join([sys.executable, "-I", "-S", str(HOOK)])
+        matcher = "|".join(f"{tool}__.*" if tool.startswith("mcp__") else tool for tool in tools)
+        hook = {"matcher": matcher, "hooks": [{"type": "command", "command": command, "timeout": 20}]}
+        return json.dumps({"hooks": {"PreToolUse": [hook]}})
+
+    def environment(self, workspace: Path) -> dict[str, str]:
+        """What the hook goes by. A call of an earlier run that still waits is resumed only when it is decided."""
+        rules = {"ask": self.ask, "allowed": self.allowed, "workspace": str(workspace), "decided": self.decided}
+        resume = {} if self.decided else {"CLAUDE_CODE_DISABLE_DEFERRED_TOOL_RESUME": "1"}
+        return {VARIABLE: json.dumps(rules), **resume}
 
 
 @dataclass(frozen=True)
@@ -169,15 +208,22 @@ def agent_options(
     store: SnapshotStore,
     stderr: Callable[[str], None],
     budget_usd: float,
+    approval: Approval,
 ) -> ClaudeAgentOptions:
-    """The SDK's options for one run of one session."""
+    """The SDK's options for one run of one session.
+
+    A tool that may wait for a person is not among the allowed ones: should the hook be missing, it does not run.
+    """
     config = Path(settings.config_dir) if settings.config_dir else CONFIG
     servers = mcp_servers(config, settings.mcp_servers)
+    offered = [*TOOLS, *(f"mcp__{name}" for name in servers)]
+    asking = [tool for tool in offered if approval.may_ask(tool)]
     return ClaudeAgentOptions(
         model=settings.model,
         system_prompt={"type": "custom", "prompt": _text(config / "system_prompt.md"), "snapshot": False},
         tools=TOOLS,
-        allowed_tools=[*TOOLS, *(f"mcp__{name}" for name in servers)],
+        allowed_tools=[tool for tool in offered if tool not in asking],
+        settings=approval.settings(asking),
         agents=subagents(config),
         mcp_servers=servers,
         strict_mcp_config=True,
@@ -189,7 +235,7 @@ def agent_options(
         max_turns=settings.max_turns,
         max_budget_usd=budget_usd,
         cwd=folders.workspace,
-        env=environment,
+        env={**environment, **approval.environment(folders.workspace)},
         session_store=cast(Any, store),
         session_store_flush="eager",
         session_id=session_id if is_new else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, Protocol
 
 from functions.common.progress import SHOWN_CHARACTERS, Heard, Report, Tool
@@ -49,7 +50,10 @@ class Reporter:
         self._text = ""
         self._tool: Tool | None = None
         self.stopped = threading.Event()
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._show, self._listen)]
+        self._threads = [
+            threading.Thread(target=copy_context().run, args=(work,), daemon=True)
+            for work in (self._show, self._listen)
+        ]
 
     def __enter__(self) -> Reporter:
         """Show at once that the message is being worked on."""

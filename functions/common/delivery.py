@@ -20,6 +20,9 @@ FORMAT_REFUSED = 400
 NOTICE = "failure"
 """What the ledger's names of failure notices begin with."""
 
+QUESTION = "approval"
+"""What the ledger's names of questions begin with."""
+
 NOT_MODIFIED = "message is not modified"
 NOT_EDITABLE = ("message to edit not found", "message can't be edited")
 """Descriptions of editMessageText: it says so already, and it can say nothing any more."""
@@ -59,7 +62,8 @@ class Delivery:
     @property
     def message_ids(self) -> list[int]:
         """The messages of the answer."""
-        return [message for part, message in self.sent.items() if part != COMPLETE and not part.startswith(NOTICE)]
+        others = (COMPLETE, NOTICE, QUESTION)
+        return [message for part, message in self.sent.items() if not part.startswith(others)]
 
     def complete(self) -> None:
         """Note that nothing of the answer is missing: from now on no failure of the turn is worth a notice."""
@@ -68,11 +72,12 @@ class Delivery:
     def _open_message(self, progress: Shown | None) -> int | None:
         """The message whose place the next text takes: the failure notice, or what showed progress.
 
-        One that may still be edited by a report on its way is deleted instead.
+        One that may still be edited by a report on its way is deleted instead, and so is a place in the queue, which
+        stands above the answers that came before.
         """
         messages = {message for part, message in self.sent.items() if part.startswith(NOTICE)}
         if progress is not None and progress.message_id is not None:
-            if progress.busy and progress.message_id not in self.sent.values():
+            if (progress.busy or progress.waiting) and progress.message_id not in self.sent.values():
                 delete_message(self._bot, self._chat.id, progress.message_id)
             else:
                 messages.add(progress.message_id)
@@ -83,6 +88,12 @@ class Delivery:
         part = f"{NOTICE}{number}"
         self._once(part, lambda: self._send("sendMessage", {"text": text, "reply_markup": keyboard}))
         return self.sent[part]
+
+    def question(self, part: str, piece: Classic, keyboard: dict[str, object]) -> None:
+        """A text with buttons, which is no part of the answer: `part` begins with QUESTION."""
+        entities = list(piece.entities) or None
+        body: dict[str, object] = {"text": piece.text, "entities": entities, "reply_markup": keyboard}
+        self._once(part, lambda: self._send("sendMessage", body))
 
     def text(self, part: str, text: str) -> None:
         """A plain text."""

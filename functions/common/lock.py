@@ -50,6 +50,16 @@ class Claim(Frozen):
     execution_arn: str
 
 
+class Approval(Frozen):
+    """A question that is open: part `number` of the owner waits to use `tool`; `user_id` wrote the message."""
+
+    turn_id: str
+    number: int
+    token: str
+    user_id: int
+    tool: str
+
+
 class Lock(Frozen):
     """The lock item of one conversation. `fence` grows by one at every grant and never shrinks."""
 
@@ -57,6 +67,7 @@ class Lock(Frozen):
     fence: int = 0
     waiters: tuple[Claim, ...] = ()
     announced: tuple[Announcement, ...] = ()
+    approval: Approval | None = None
 
     def before(self, turn_id: str) -> int:
         """How many turns come before this one; 0 for the owner."""

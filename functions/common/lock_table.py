@@ -1,6 +1,7 @@
 """The lock's I/O: one DynamoDB item per conversation, written by compare-and-set; tokens answered afterwards.
 
     pk = session_key, sk = "lock"     owner, fence (what Persist checks), lock (owner and waiters, JSON), version
+    approval                          the question of the owner that is open, JSON (`approvals.py`)
     "announced <turn_id>"             [message_id, update_id], one attribute each, written by the Intake
 
 The Intake adds its attribute and 1 to `version` in one update, so a compare-and-set that read before it fails.
@@ -17,7 +18,9 @@ from botocore.exceptions import ClientError
 from functions.common.errors import LockContended
 from functions.common.lock import (
     Acquire,
+    Announce,
     Announcement,
+    Approval,
     Claim,
     Effect,
     Ended,
@@ -59,6 +62,10 @@ class LockTable:
         ended = self._ended(in_the_way(lock, claim), claim.execution_arn)
         return self._apply(session_key, Acquire(claim=claim, ended=ended))
 
+    def announce(self, session_key: str, announcement: Announcement) -> None:
+        """Give a turn its place in the queue; the Intake writes this itself unless a question is open."""
+        self._apply(session_key, Announce(announcement=announcement))
+
     def release(self, session_key: str, turn_id: str, redrive_count: int) -> Lock:
         """Give the lock (or the place in its queue) back and tell the next turn."""
         lock, _ = self.read(session_key)
@@ -75,7 +82,10 @@ class LockTable:
             if name.startswith(ANNOUNCED)
         )
         lock = Lock.model_validate_json(item["lock"]["S"]) if "lock" in item else Lock()
-        return lock.model_copy(update={"announced": announced}), int(item.get("version", {"N": "0"})["N"])
+        approval = Approval.model_validate_json(item["approval"]["S"]) if "approval" in item else None
+        return lock.model_copy(update={"announced": announced, "approval": approval}), int(
+            item.get("version", {"N": "0"})["N"]
+        )
 
     def _apply(self, session_key: str, event: Event) -> Lock:
         for _ in range(ATTEMPTS):
@@ -89,12 +99,14 @@ class LockTable:
         item: dict[str, Any] = {
             **_key(session_key),
             "fence": {"N": str(lock.fence)},
-            "lock": {"S": lock.model_dump_json(exclude={"announced"})},
+            "lock": {"S": lock.model_dump_json(exclude={"announced", "approval"})},
             "version": {"N": str(version + 1)},
             **{f"{ANNOUNCED}{one.turn_id}": {"L": [{"N": str(n)} for n in one.order]} for one in lock.announced},
         }
         if lock.owner is not None:
             item["owner"] = {"S": lock.owner.turn_id}
+            if lock.approval is not None and lock.approval.turn_id == lock.owner.turn_id:
+                item["approval"] = {"S": lock.approval.model_dump_json()}
         try:
             self._dynamodb.put_item(
                 TableName=self._table,

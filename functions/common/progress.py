@@ -4,7 +4,7 @@ The agent's container holds no Telegram token. It calls the Progress function wi
 whoever prepared the turn, so that a hostile agent can speak in its own turn's chat only. A call that is lost, late or
 doubled harms nothing: each has a sequence number on the turn's item, and a turn that replies closes its own.
 
-    pk = session_key, sk = "turn#<id>"    progress (sequence), progress_busy, progress_message, stop
+    pk = session_key, sk = "turn#<id>"    progress (sequence), progress_busy, progress_message, progress_waiting, stop
 """
 
 from __future__ import annotations
@@ -126,12 +126,13 @@ def tell(function: str, report: Report) -> None:
 class Shown:
     """What the turn's item says: `message_id` is the message that shows progress; `busy`: one is being shown now.
 
-    `stale`: a later report came first, or the turn has replied.
+    `waiting`: the message says that others are before this one. `stale`: a later report came first, or the turn ended.
     """
 
     message_id: int | None
     stop: bool
     busy: bool = False
+    waiting: bool = False
     stale: bool = False
 
 
@@ -145,9 +146,12 @@ class ProgressTable:
 
     def stopping(self, session_key: str, turn_id: str) -> bool:
         """Whether the turn was asked to stop."""
+        return self.shown(session_key, turn_id).stop
+
+    def shown(self, session_key: str, turn_id: str) -> Shown:
+        """What shows the turn's progress now."""
         key: dict[str, Any] = {"pk": {"S": session_key}, "sk": {"S": f"turn#{turn_id}"}}
-        item = self._dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {})
-        return _shown(item).stop
+        return _shown(self._dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {}))
 
     def begin(self, session_key: str, turn_id: str, sequence: int) -> Shown:
         """Take a sequence number, unless a higher one is taken."""
@@ -165,10 +169,12 @@ class ProgressTable:
         except ClientError as error:
             return _shown(_refused(error), stale=True)
 
-    def end(self, session_key: str, turn_id: str, sequence: int, message_id: int | None) -> bool:
+    def end(self, session_key: str, turn_id: str, sequence: int, message_id: int | None, waiting: bool) -> bool:
         """Note what was shown under a number; False when the turn has been closed or another was shown meanwhile."""
-        change = "SET progress_message = :m REMOVE progress_busy" if message_id else "REMOVE progress_busy"
-        message = {":m": {"N": str(message_id)}} if message_id else {}
+        change, message = "REMOVE progress_busy", {}
+        if message_id is not None:
+            change = f"SET progress_message = :m, progress_waiting = :w {change}"
+            message = {":m": {"N": str(message_id)}, ":w": {"BOOL": waiting}}
         values = {":n": {"N": str(sequence)}, **message}
         try:
             self._update(session_key, turn_id, change, values, {}, "progress_busy = :n AND progress = :n")
@@ -179,7 +185,7 @@ class ProgressTable:
 
     def gone(self, session_key: str, turn_id: str) -> None:
         """The message that showed progress is deleted."""
-        self._update(session_key, turn_id, "REMOVE progress_message", {}, {}, None)
+        self._update(session_key, turn_id, "REMOVE progress_message, progress_waiting", {}, {}, None)
 
     def close(self, session_key: str, turn_id: str, attempt: int) -> Shown:
         """Let no report of this attempt, or of an earlier one, show anything from now on."""
@@ -249,5 +255,6 @@ def _shown(item: dict[str, Any], stale: bool = False) -> Shown:
         message_id=int(message["N"]) if message else None,
         stop=item.get("stop", {}).get("BOOL", False),
         busy="progress_busy" in item,
+        waiting=item.get("progress_waiting", {}).get("BOOL", False),
         stale=stale,
     )

@@ -42,11 +42,25 @@ class Pointer(BaseModel):
 
 
 class Preferences(BaseModel):
-    """What people chose for a conversation. `verbose`: how much is shown of the tools that run, from 0 to 2."""
+    """What people chose for a conversation. `verbose`: how much is shown of the tools that run, from 0 to 2.
+
+    `allowed`: tools that do not ask (any more) in the session `allowed_in`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     verbose: int = 1
+    allowed: tuple[str, ...] = ()
+    allowed_in: str | None = None
+
+    def allowed_tools(self, session_id: str) -> tuple[str, ...]:
+        """The tools that do not ask in this session."""
+        return self.allowed if self.allowed_in == session_id else ()
+
+    def allow(self, tool: str, session_id: str) -> Preferences:
+        """The same, with one more tool that does not ask in this session."""
+        allowed = {*self.allowed_tools(session_id), tool}
+        return self.model_copy(update={"allowed": tuple(sorted(allowed)), "allowed_in": session_id})
 
 
 class TurnRecord(BaseModel):
@@ -112,7 +126,7 @@ class SessionTable:
             "session",
             "SET preferences = :chosen, #ttl = :ttl",
             names={"#ttl": "ttl"},
-            values={":chosen": chosen.model_dump(exclude_none=True), ":ttl": self.expiry()},
+            values={":chosen": chosen.model_dump(mode="json", exclude_none=True), ":ttl": self.expiry()},
         )
 
     def start_over(self, session_key: str) -> Pointer:

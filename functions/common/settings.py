@@ -107,12 +107,20 @@ class SessionSettings(TableSettings):
 class HydrateSettings(SessionSettings, AccessSettings):
     """Hydrate."""
 
+    approval_hours: float = Field(
+        72, alias="APPROVAL_HOURS", gt=0, description="Hours until a question nobody answered counts as denied"
+    )
+
     session_data_days: int = Field(30, alias="SESSION_DATA_DAYS", ge=2, description="Days until S3 removes objects")
 
     @property
     def renew_after(self) -> timedelta:
         """The age from which an object is renewed: a younger one outlives the mapping, with a day to spare."""
         return timedelta(days=max(0, self.session_data_days - self.session_ttl_days - 1))
+
+
+class ContinueSettings(TableSettings, AccessSettings):
+    """ContinueAgent."""
 
 
 class TelegramSettings(Settings):
@@ -138,7 +146,20 @@ class ProgressSettings(NoticeSettings, SessionSettings):
     """Progress."""
 
 
-class IntakeSettings(NoticeSettings, BucketSettings):
+class ApprovalSettings(NoticeSettings, BucketSettings):
+    """Whoever asks a person, and whoever hears the answer."""
+
+    approvers: NameList = Field(
+        ("requester",),
+        alias="APPROVERS",
+        description="Who may decide on a tool call: `requester`, `anyone` who may talk to the bot, or user ids",
+    )
+    approval_hours: float = Field(
+        72, alias="APPROVAL_HOURS", gt=0, description="Hours until a question nobody answered counts as denied"
+    )
+
+
+class IntakeSettings(ApprovalSettings):
     """The Intake's function."""
 
     turn_arn: str = Field(alias="TURN_ARN", description="ARN of the Turn state machine")
@@ -169,6 +190,12 @@ class AgentSettings(BucketSettings):
     base_url: str | None = Field(None, alias="MODEL_BASE_URL", description="Model endpoint; only off AWS")
     max_turns: int = Field(50, alias="MAX_MODEL_TURNS", ge=1, description="Model calls at most in one turn")
     max_budget_usd: float = Field(5.0, alias="MAX_BUDGET_USD", gt=0, description="US dollars at most in one turn")
+    approval_tools: NameList = Field(
+        ("Bash", "outside"),
+        alias="APPROVAL_TOOLS",
+        description="Tools that ask a person first, as patterns of names; `outside`: writing files outside the "
+        "workspace; `none`",
+    )
     keep_open_seconds: int = Field(
         1800,
         alias="KEEP_OPEN_SECONDS",

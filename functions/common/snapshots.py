@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict
@@ -98,14 +98,23 @@ class LeftOut(Frozen):
     size: int = 0
 
 
+class ToolCall(Frozen):
+    """A tool call that waits for a person."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
 class RunSummary(Frozen):
     """What RunAgent puts into the state: short enough to read at a glance. Costs in US dollars.
 
-    `continue` means that Lambda's time was up: part `part` of the turn is staged, and the next one goes on from it.
+    `continue` means that Lambda's time was up, `approval` that a call of the tool `waiting` needs a person: part `part`
+    of the turn is staged, and the next one goes on from it.
     Costs, tokens, model turns and seconds are of all parts so far. `stopped`: somebody pressed Stop.
     """
 
-    status: Literal["done", "continue"]
+    status: Literal["done", "continue", "approval"]
     result: str
     manifest: str
     preview: str
@@ -119,16 +128,18 @@ class RunSummary(Frozen):
     seconds: float
     part: int = 0
     stopped: bool = False
+    waiting: str | None = None
 
 
 class RunResult(Frozen):
-    """The stored outcome of a run. `went_on_from` is the manifest it went on from."""
+    """The stored outcome of a run. `went_on_from` is the manifest it went on from; a call is `waiting` for a person."""
 
     went_on_from: str | None
     summary: RunSummary
     text: str
     files: tuple[OutboxFile, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    waiting: ToolCall | None = None
 
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)

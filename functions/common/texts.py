@@ -89,6 +89,54 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "en": "⏹ Stopped.",
         "zh": "⏹ 已停止。",
     },
+    "approval_ask": {
+        "en": "🔐 May I run {tool}?",
+        "zh": "🔐 可以运行 {tool} 吗？",
+    },
+    "approval_foot": {
+        "en": "{who} may decide. No answer within {hours} h, or a message instead, means no.",
+        "zh": "由 {who} 决定。{hours} 小时内未回答，或直接发送消息，都表示不允许。",
+    },
+    "approval_others": {
+        "en": "Those who are appointed",
+        "zh": "指定的人",
+    },
+    "approval_allow": {
+        "en": "Allow once",
+        "zh": "允许一次",
+    },
+    "approval_always": {
+        "en": "Always in this conversation",
+        "zh": "本次对话中始终允许",
+    },
+    "approval_deny": {
+        "en": "Deny",
+        "zh": "拒绝",
+    },
+    "approved_allow": {
+        "en": "✅ Allowed once by {by}.",
+        "zh": "✅ {by} 已允许一次。",
+    },
+    "approved_always": {
+        "en": "✅ Allowed in this conversation by {by}.",
+        "zh": "✅ {by} 已在本次对话中始终允许。",
+    },
+    "approved_deny": {
+        "en": "❌ Denied by {by}.",
+        "zh": "❌ {by} 已拒绝。",
+    },
+    "approved_stop": {
+        "en": "⏹ Stopped by {by}.",
+        "zh": "⏹ {by} 已停止。",
+    },
+    "approved_timeout": {
+        "en": "⌛ Nobody answered in time.",
+        "zh": "⌛ 超时无人回答。",
+    },
+    "not_yours": {
+        "en": "Somebody else has to decide this.",
+        "zh": "这需要由其他人决定。",
+    },
     "waiting": {
         "en": "⏳ Taken up. Before this message: {count}.",
         "zh": "⏳ 已收到。前面还有 {count} 条消息。",

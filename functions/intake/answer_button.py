@@ -1,17 +1,30 @@
-"""AnswerButton: a pressed inline button. "Run again" under a failure notice redrives the turn that failed."""
+"""AnswerButton: a pressed inline button.
+
+"Run again" under a failure notice redrives the turn that failed. The buttons under a question decide on a tool call.
+"""
 
 from __future__ import annotations
 
 from botocore.exceptions import ClientError
 
 from functions.common import aws
-from functions.common.envelope import Button, Chat, rerun_turn
+from functions.common.approvals import (
+    DONE,
+    ApprovalTable,
+    Choice,
+    Decision,
+    Question,
+    button_question,
+    may_decide,
+    settle,
+)
+from functions.common.envelope import Button, Chat, User, rerun_turn
 from functions.common.errors import BadInput, TelegramRefused
+from functions.common.lock_table import LockTable
 from functions.common.observability import logger
 from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
 from functions.common.telegram import BotApi, bot_api
-from functions.common.texts import say
 from functions.intake.request import Outcome, Request
 
 PART = "rerun"
@@ -20,21 +33,48 @@ PART = "rerun"
 
 def run(request: Request) -> Outcome:
     """Carry the button out and say what became of it, so that the client stops its spinner."""
-    button, chat = request.envelope.button, request.envelope.chat
-    if button is None or chat is None:
-        raise BadInput("envelope: a button needs button and chat")
+    button, chat, user = request.envelope.button, request.envelope.chat, request.envelope.user
+    if button is None or chat is None or user is None:
+        raise BadInput("envelope: a button needs button, chat and user")
     settings = IntakeSettings.load()
-    turn = rerun_turn(button.data, chat)
-    text = "button_gone" if turn is None else _run_again(request, settings, turn, button)
     bot = bot_api(settings)
-    if text in ("running_again", "already_answered"):
+    turn, asked = rerun_turn(button.data, chat), button_question(button.data, chat)
+    if asked is not None:
+        text, values = _decide(request, settings, bot, chat, user, asked)
+    else:
+        text, values = "button_gone" if turn is None else _run_again(request, settings, turn, button), {}
+    if text in ("running_again", "already_answered") or (text == "button_gone" and button.data != DONE):
         _take_away(bot, chat, button)
-    parameters = {"callback_query_id": button.id, "text": say(text, request.language), "show_alert": text == "too_old"}
+    alert = text in ("too_old", "not_yours")
+    parameters = {"callback_query_id": button.id, "text": request.say(text, **values), "show_alert": alert}
     try:
         bot.call("answerCallbackQuery", parameters)
     except TelegramRefused as error:
         logger.warning("the callback query is too old to answer", cause=str(error))
     return Outcome(outcome=f"button {text}")
+
+
+def _decide(
+    request: Request, settings: IntakeSettings, bot: BotApi, chat: Chat, user: User, asked: tuple[Choice, str, int]
+) -> tuple[str, dict[str, object]]:
+    """Decide on the tool call that waits; returns the text that says what holds, and its values."""
+    choice, turn, number = asked
+    dynamodb, step_functions = aws.dynamodb(), aws.step_functions()
+    approvals = ApprovalTable(settings.table, dynamodb, step_functions)
+    lock, _ = LockTable(settings.table, dynamodb, step_functions).read(request.session_key)
+    waits = lock.approval if lock.approval and (lock.approval.turn_id, lock.approval.number) == (turn, number) else None
+    if waits is None and approvals.decided(request.session_key, turn, number) is None:
+        return "button_gone", {}
+    if waits is not None and not may_decide(settings.approvers, user.id, waits):
+        return "not_yours", {}
+    table = SessionTable(settings.table, dynamodb, settings.session_ttl_days)
+    pointer = table.pointer(request.session_key)
+    if waits is not None and choice == "always" and pointer is not None:
+        preferences = table.preferences(request.session_key)
+        table.prefer(request.session_key, preferences.allow(waits.tool, pointer.session_id))
+    question = Question(request.session_key, turn, number, chat, waits)
+    held = settle(approvals, table, bot, question, Decision(choice=choice, by=user.name), request.language)
+    return f"approved_{held.choice}", {"by": held.by}
 
 
 def _run_again(request: Request, settings: IntakeSettings, turn: str, button: Button) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functions.common.observability import step
-from functions.intake import answer_button, refuse, run_command, stop_turn
+from functions.intake import answer_button, answer_question, refuse, run_command, stop_turn
 from functions.intake.request import Outcome, Request
 
 STATES = {
     "RunCommand": run_command.run,
     "AnswerButton": answer_button.run,
+    "AnswerQuestion": answer_question.run,
     "StopTurn": stop_turn.run,
     "Refuse": refuse.run,
 }

@@ -9,10 +9,12 @@ from __future__ import annotations
 from botocore.exceptions import ClientError
 
 from functions.common import aws
+from functions.common.approvals import ApprovalTable, Decision, Question, settle
 from functions.common.lock_table import LockTable
 from functions.common.progress import ProgressTable, draft_id
 from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
+from functions.common.telegram import bot_api
 from functions.intake.request import Outcome, Request, tell
 
 STOPPED_BY_USER = "StoppedByUser"
@@ -32,6 +34,11 @@ def run(request: Request) -> Outcome:
             tell(request, "nothing_to_stop")
         return Outcome(outcome="nothing to stop")
     table.delivered(request.session_key, request.turn_id, "stop", 0)
+    if lock.approval is not None and request.envelope.chat is not None:
+        asked = Question(request.session_key, owner.turn_id, lock.approval.number, request.envelope.chat, lock.approval)
+        by = request.envelope.user.name if request.envelope.user else ""
+        approvals = ApprovalTable(settings.table, aws.dynamodb(), step_functions)
+        settle(approvals, table, bot_api(settings), asked, Decision(choice="stop", by=by), request.language)
     if ProgressTable(settings.table, aws.dynamodb(), table.expiry()).stop(request.session_key, owner.turn_id):
         return Outcome(outcome=f"stopping {owner.turn_id}")
     try:

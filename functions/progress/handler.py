@@ -12,7 +12,17 @@ from functions.common import aws
 from functions.common.delivery import FORMAT_REFUSED, NOT_EDITABLE, NOT_MODIFIED, delete_message
 from functions.common.errors import TelegramError, TelegramRateLimited, TelegramRefused
 from functions.common.observability import logger, step
-from functions.common.progress import ATTEMPT, SHOWN_CHARACTERS, Heard, ProgressTable, Report, Ticket, draft_id, redeem
+from functions.common.progress import (
+    ATTEMPT,
+    SHOWN_CHARACTERS,
+    Heard,
+    ProgressTable,
+    Report,
+    Shown,
+    Ticket,
+    draft_id,
+    redeem,
+)
 from functions.common.rendering import Classic, classic_parts
 from functions.common.sessions import SessionTable
 from functions.common.settings import ProgressSettings
@@ -47,12 +57,12 @@ def handler(report: Report) -> Result:
     message_id: int | None = None
     try:
         if not shown.stop:
-            message_id = sign.show(shown.message_id)
+            message_id = sign.show(shown)
     except TelegramRateLimited as error:
         pause = max(pause, float(error.retry_after))
     except TelegramError as error:
         logger.warning("Telegram does not show progress", cause=str(error))
-    if not table.end(report.session_key, report.turn_id, sequence, message_id) and message_id is not None:
+    if not table.end(report.session_key, report.turn_id, sequence, message_id, bool(report.waiting)) and message_id:
         sign.delete(message_id)
     return Result(stop=shown.stop, pause=pause)
 
@@ -67,15 +77,17 @@ class Sign:
         self._table = table
         self._where = {"chat_id": ticket.chat.id, "message_thread_id": ticket.chat.thread_id or None}
 
-    def show(self, message_id: int | None) -> int | None:
+    def show(self, shown: Shown) -> int | None:
         """Show it; returns the message that shows it, when it is one. Raises TelegramError."""
+        message_id = shown.message_id
         if self._report.waiting:
             return self._put(message_id, Classic(self._say("waiting", count=self._report.waiting), ()))
         content = "\n\n".join(part for part in (self._report.text[-SHOWN_CHARACTERS:], self._line()) if part)
+        if message_id is not None and shown.waiting:
+            self.delete(message_id)
+            self._table.gone(self._report.session_key, self._report.turn_id)
+            message_id = None
         if self._ticket.chat.type == "private":
-            if message_id is not None:
-                self.delete(message_id)
-                self._table.gone(self._report.session_key, self._report.turn_id)
             self._draft(content)
             return None
         if not content or self._report.show == "alive":

@@ -1,4 +1,4 @@
-"""ContinueAgent: Lambda's time was up before the agent was done; the turn goes on from what it staged.
+"""ContinueAgent: the agent goes on, since its time was up before it was done, or since a tool call was decided.
 
 Nothing is visible before Persist: the next part starts from this part's candidate snapshot, with fresh credentials.
 """
@@ -9,11 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from functions.common import aws
 from functions.common.access import seal
+from functions.common.approvals import ApprovalTable, Decision
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
-from functions.common.settings import AccessSettings
+from functions.common.sessions import SessionTable
+from functions.common.settings import ContinueSettings
 
 
 class SessionState(BaseModel):
@@ -30,13 +33,28 @@ class SessionState(BaseModel):
     notice: Literal["session_lost"] | None
     part: int
     progress: str
+    approval_seconds: int
+
+
+class Run(BaseModel):
+    """`$.run`: how the last part ended, and the snapshot it staged."""
+
+    status: Literal["continue", "approval"]
+    manifest: str
+
+
+class Turn(BaseModel):
+    """The state of the turn; `answer` is what AskApproval heard, of this part or an earlier one."""
+
+    session: SessionState
+    run: Run
+    answer: Decision | None = None
 
 
 class Request(StepRequest):
-    """The session, and the snapshot the last part staged."""
+    """The turn and its lock."""
 
-    session: SessionState
-    staged: str
+    turn: Turn
     lock: Held
     execution: dict[str, Any]
 
@@ -46,17 +64,30 @@ class Result(SessionState):
 
     going_on: str
     access: str
+    allowed: tuple[str, ...]
+    decision: Decision | None
 
 
 @step(Request)
 def handler(request: Request) -> Result:
     """The session for the next part. Raises LockLost when the execution was redriven since it got the lock."""
     request.lock.check(redrive_count(request.execution))
-    session = request.session
+    settings, turn = ContinueSettings.load(), request.turn
+    session = turn.session
+    preferences = SessionTable(settings.table, aws.dynamodb()).preferences(request.session_key)
     logger.info("the agent goes on", part=session.part + 1)
     return Result(
         **session.model_dump(exclude={"part"}),
         part=session.part + 1,
-        going_on=request.staged,
-        access=seal(AccessSettings.load(), session.session_id, request.turn_id),
+        going_on=turn.run.manifest,
+        access=seal(settings, session.session_id, request.turn_id),
+        allowed=preferences.allowed_tools(session.session_id),
+        decision=_decision(request, settings) if turn.run.status == "approval" else None,
     )
+
+
+def _decision(request: Request, settings: ContinueSettings) -> Decision:
+    """What holds is what was decided first."""
+    answer = request.turn.answer or Decision(choice="timeout")
+    approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
+    return approvals.decide(request.session_key, request.turn_id, request.turn.session.part, answer)

@@ -22,7 +22,8 @@ class Result(BaseModel):
     """The session as the agent must continue it; `committed` when this turn's snapshot is visible already.
 
     `going_on` is the snapshot that part `part` of the turn goes on from; `access` are sealed credentials (`access.py`),
-    `progress` is the sealed ticket for the Progress function (`progress.py`).
+    `progress` is the sealed ticket for the Progress function (`progress.py`), `allowed` are tools that do not ask,
+    and `approval_seconds` is how long a question stays open.
     """
 
     session_id: str
@@ -36,6 +37,9 @@ class Result(BaseModel):
     going_on: str | None
     access: str
     progress: str
+    allowed: tuple[str, ...] = ()
+    decision: None = None
+    approval_seconds: int
 
 
 class Request(StepRequest):
@@ -65,11 +69,12 @@ def handler(request: Request) -> Result:
         except SnapshotMissing as error:
             logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
             pointer, notice = table.start_over(request.session_key), "session_lost"
+    preferences = table.preferences(request.session_key)
     ticket = Ticket(
         chat=request.chat,
         message_id=request.message_id,
         language=request.language,
-        verbose=table.preferences(request.session_key).verbose,
+        verbose=preferences.verbose,
         attempt=redrive_count(request.execution),
     )
     return Result(
@@ -83,4 +88,6 @@ def handler(request: Request) -> Result:
         going_on=pointer.manifest,
         access=seal(settings, pointer.session_id, request.turn_id),
         progress=issue(settings.session_key_arn, request.turn_id, request.session_key, ticket),
+        allowed=preferences.allowed_tools(pointer.session_id),
+        approval_seconds=round(settings.approval_hours * 3600),
     )

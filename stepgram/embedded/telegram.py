@@ -44,6 +44,9 @@ CHAT_ACTIONS = (
     "typing", "upload_photo", "record_video", "upload_video", "record_voice", "upload_voice", "upload_document",
     "choose_sticker", "find_location", "record_video_note", "upload_video_note",
 )  # fmt: skip
+FADING = ("Draft", "Action")
+"""What the names of methods end with whose effect does not last."""
+
 PLAIN_TEXT = ("text", "caption")
 """Parameters that are never JSON, whatever they begin with."""
 
@@ -101,7 +104,7 @@ class Telegram:
         return app
 
     def fail_next(self, *faults: BotApiError) -> None:
-        """The next calls that send something are answered with these errors, in order."""
+        """The next calls that send something that stays are answered with these errors, in order."""
         with self._lock:
             self._faults.extend(faults)
 
@@ -136,7 +139,7 @@ class Telegram:
             raise BotApiError(400, f"Bad Request: parameter {where}: {first['msg']}") from error
         with self._lock:
             self.calls.append((method, parameters))
-            if method.lower().startswith(("send", "editmessagetext")) and self._faults:
+            if method.lower().startswith(("send", "editmessagetext")) and not method.endswith(FADING) and self._faults:
                 raise self._faults.popleft()
             return handler(parameters)
 
@@ -392,12 +395,12 @@ class Telegram:
             update_id = self.queue({"message": _public(message)}, chat_id)
         return {"update_id": update_id, "message_id": int(message["message_id"])}
 
-    def press(self, chat_id: int, message_id: int, data: str, language: str = "en") -> int:
+    def press(self, chat_id: int, message_id: int, data: str, language: str = "en", user_id: int | None = None) -> int:
         """A person presses an inline button; returns the update_id."""
         with self._lock:
             chat = self.state["chats"][str(chat_id)]
             message = next(m for m in chat["messages"] if m["message_id"] == message_id)
-            user = {"id": abs(chat_id), "is_bot": False, "first_name": "You", "language_code": language}
+            user = {"id": user_id or abs(chat_id), "is_bot": False, "first_name": "You", "language_code": language}
             query = {"id": f"query{self.state['next_update']}", "from": user, "chat_instance": str(chat_id)}
             return self.queue({"callback_query": {**query, "data": data, "message": _public(message)}}, chat_id)
 
@@ -505,7 +508,10 @@ class Telegram:
     def _person_button(self) -> Any:
         body = request.get_json()
         try:
-            return {"update_id": self.press(int(body["chat_id"]), int(body["message_id"]), str(body["data"]))}
+            user = int(body["user_id"]) if body.get("user_id") else None
+            language = str(body.get("language") or "en")
+            pressed = self.press(int(body["chat_id"]), int(body["message_id"]), str(body["data"]), language, user)
+            return {"update_id": pressed}
         except (KeyError, ValueError, StopIteration) as error:
             return Response(f"no such button: {error}", 400)
 

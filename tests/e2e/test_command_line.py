@@ -274,9 +274,9 @@ def test_a_bot_that_is_registered_elsewhere_is_left_there(
 
 
 def test_a_session_is_carried_shown_exported_forked_and_reset_by_commands_alone(stepgram: Run, tmp_path: Path) -> None:
-    written = stepgram("ask", "!bash echo from turn one > file.txt")
+    written = stepgram("ask", "--yes", "!bash echo from turn one > file.txt")
     stepgram("ask", "hello")
-    read = stepgram("ask", "!bash cat file.txt")
+    read = stepgram("ask", "--yes", "!bash cat file.txt")
     listed = json.loads(stepgram("sessions", "--json").stdout)
     shown = json.loads(stepgram("session", "show", "1001", "--json").stdout)
     exported = stepgram("session", "export", "1001", "--version", "2", "--output", str(tmp_path / "out"))
@@ -297,3 +297,48 @@ def test_a_session_is_carried_shown_exported_forked_and_reset_by_commands_alone(
     assert "message 2 of this conversation" in there.stdout
     assert "message 1 of this conversation" in again.stdout
     assert (unknown.returncode, "there is no conversation 77" in unknown.stderr) == (1, True)
+
+
+def test_without_a_terminal_and_without_yes_a_tool_call_is_denied(stepgram: Run) -> None:
+    asked = stepgram("ask", "--json", "!bash echo never")
+    answer = json.loads(asked.stdout)
+
+    assert asked.returncode == 0
+    assert "denied, since nobody can be asked (--yes allows): Bash: echo never" in asked.stderr
+    assert "AskApproval" in [state["name"] for state in answer["states"]]
+    assert "The user said no." in answer["replies"][0]
+    assert len(answer["replies"]) == 1
+
+
+def test_a_question_is_answered_after_the_stack_was_stopped_and_started(home: Path) -> None:
+    local = Local(home, free_port())
+    try:
+        say = {"chat_id": 5, "text": "!bash echo approved late"}
+        assert requests.post(f"{local.url}/person/messages", json=say, timeout=10).ok
+        question = asked(local)
+    finally:
+        local.stop()
+    local = Local(home, free_port())
+    try:
+        key = question["reply_markup"]["inline_keyboard"][0][0]
+        press = {"chat_id": 5, "message_id": question["message_id"], "data": key["callback_data"]}
+        until(lambda: requests.post(f"{local.url}/person/buttons", json=press, timeout=10).ok)
+        until(lambda: any("The tool answered" in text and "approved late" in text for text in local.texts(5)))
+    finally:
+        local.stop()
+
+
+def messages(local: Local) -> list[dict[str, Any]]:
+    """What stands in chat 5."""
+    found: list[dict[str, Any]] = requests.get(f"{local.url}/person/chats/5/messages", timeout=10).json()
+    return found
+
+
+def asked(local: Local) -> dict[str, Any]:
+    """The question with its three buttons, once it is there."""
+
+    def found() -> list[dict[str, Any]]:
+        return [m for m in messages(local) if len(m.get("reply_markup", {}).get("inline_keyboard", [])) == 3]
+
+    until(lambda: bool(found()))
+    return found()[0]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from claude_agent_sdk import MirrorErrorMessage, ResultMessage
+from claude_agent_sdk import AssistantMessage, MirrorErrorMessage, ResultMessage, StreamEvent, ToolUseBlock
 
 from functions.agent.conversation import Conversation
 from functions.common.errors import AgentCrashed, AgentTimedOut, ModelRejected, ModelThrottled, StepgramError
@@ -35,6 +35,7 @@ class Client:
 def conversation(client: Client) -> Conversation:
     made = Conversation.__new__(Conversation)
     made._client = client  # type: ignore[assignment]
+    made._stop = asyncio.Event()
     made._stderr, made._spent_usd, made.run_usd = ["last words"], 1.0, 0.0
     return made
 
@@ -83,3 +84,48 @@ def test_costs_are_differences_and_never_negative() -> None:
     made._client = Client(result(total_cost_usd=0.5))  # type: ignore[assignment]
     assert made.ask("again", 5).cost_usd == 0.0
     assert made.run_usd == 0.25
+
+
+class Watcher:
+    """Notes what it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def said(self, text: str) -> None:
+        self.seen.append(text)
+
+    def uses(self, name: str, arguments: dict[str, Any]) -> None:
+        self.seen.append(name)
+
+
+def stream(kind: str, parent: str | None = None, **event: Any) -> StreamEvent:
+    return StreamEvent(uuid="u", session_id="s", event={"type": kind, **event}, parent_tool_use_id=parent)
+
+
+def spoken(text: str, parent: str | None = None) -> StreamEvent:
+    return stream("content_block_delta", parent, delta={"type": "text_delta", "text": text})
+
+
+def test_what_the_agent_says_and_does_is_seen_and_an_interrupted_run_keeps_it() -> None:
+    tool = AssistantMessage(content=[ToolUseBlock(id="t", name="Bash", input={"command": "ls"})], model="m")
+    messages = (
+        stream("message_start"), spoken("I "), spoken("look."), spoken("hidden", "subagent"), tool,
+        stream("message_start"), spoken("Found"), result(is_error=True, terminal_reason="aborted_streaming"),
+    )  # fmt: skip
+    watcher = Watcher()
+
+    run = conversation(Client(*messages)).ask("hello", 5, watcher)
+
+    assert watcher.seen == ["I ", "I look.", "Bash", "Found"]
+    assert run.interrupted
+    assert run.text == "I look.\n\nFound"
+
+
+def test_a_run_stopped_before_it_began_asks_the_model_nothing() -> None:
+    made = conversation(Client())
+    made._stop.set()
+
+    run = made.ask("hello", 5)
+
+    assert (run.text, run.final, run.interrupted) == ("", None, True)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from functions.agent import options
-from functions.agent.options import CONFIG, Folders, agent_options, cli_environment, mcp_servers, subagents
+from functions.agent.approve import asks
+from functions.agent.options import CONFIG, Approval, Folders, agent_options, cli_environment, mcp_servers, subagents
 from functions.common.errors import ConfigurationError
 from functions.common.settings import AgentSettings
 
 ENVIRONMENT = {
     "SESSION_BUCKET": "bucket",
+    "PROGRESS_FUNCTION": "progress",
     "MODEL_ID": "model",
     "ANTHROPIC_DEFAULT_OPUS_MODEL": "opus-id",
     "ANTHROPIC_DEFAULT_SONNET_MODEL": "sonnet-id",
@@ -112,11 +117,71 @@ def test_a_broken_configuration_names_the_file(tmp_path: Path, file: str, conten
 
 def test_chat_text_is_never_read_as_a_command_and_a_resume_names_the_session() -> None:
     given = settings(MCP_SERVERS="none")
-    first = agent_options(given, {}, FOLDERS, "id", True, None, print, 1.5)  # type: ignore[arg-type]
-    later = agent_options(given, {}, FOLDERS, "id", False, None, print, 1.5)  # type: ignore[arg-type]
+    first = agent_options(given, {}, FOLDERS, "id", True, None, print, 1.5, Approval())  # type: ignore[arg-type]
+    later = agent_options(given, {}, FOLDERS, "id", False, None, print, 1.5, Approval())  # type: ignore[arg-type]
 
     assert first.verbatim_prompts
     assert first.strict_mcp_config
     assert first.setting_sources == []
     assert (first.session_id, first.resume) == ("id", None)
     assert (later.session_id, later.resume) == (None, "id")
+    assert first.settings is None
+    assert set(options.TOOLS) <= set(first.allowed_tools)
+
+
+def hook(given: Approval, tool: str, **arguments: str) -> str:
+    """What the hook says to a call, run as the CLI runs it."""
+    offered = tool.rpartition("__")[0] if tool.startswith("mcp__") else tool
+    document = json.loads(given.settings([offered]) or "{}")["hooks"]["PreToolUse"][0]
+    assert re.fullmatch(document["matcher"], tool)
+    call = {"tool_name": tool, "tool_input": arguments, "tool_use_id": "t1"}
+    if arguments.pop("agent_id", None):
+        call["agent_id"] = "sub"
+    environment = {**given.environment(Path("/w")), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        document["hooks"][0]["command"], shell=True, input=json.dumps(call), capture_output=True, env=environment,
+        text=True, check=True,
+    )  # fmt: skip
+    return str(json.loads(done.stdout)["hookSpecificOutput"]["permissionDecision"])
+
+
+def test_the_hook_asks_for_the_tools_that_are_named_and_writes_outside() -> None:
+    asks = Approval(ask=("Bash", "outside", "mcp__aws__*"))
+
+    assert hook(asks, "Bash", command="ls") == "defer"
+    assert hook(asks, "Bash", command="ls", agent_id="x") == "deny"
+    assert hook(asks, "Write", file_path="notes/a.txt") == "allow"
+    assert hook(asks, "Write", file_path="/w/a.txt") == "allow"
+    assert hook(asks, "Write", file_path="../etc/passwd") == "defer"
+    assert hook(asks, "Edit", file_path="/etc/passwd") == "defer"
+    assert hook(asks, "mcp__aws__delete") == "defer"
+    assert hook(asks, "mcp__docs__read") == "allow"
+
+
+def test_the_hook_lets_through_what_was_decided_and_no_other_call() -> None:
+    assert hook(Approval(ask=("Bash",), decided={"t1": {"allow": True, "reason": ""}}), "Bash") == "allow"
+    assert hook(Approval(ask=("Bash",), decided={"t1": {"allow": False, "reason": "no"}}), "Bash") == "deny"
+    assert hook(Approval(ask=("Bash",), decided={"t2": {"allow": True, "reason": ""}}), "Bash") == "defer"
+    assert hook(Approval(ask=("Bash",), allowed=("Bash",)), "Bash") == "allow"
+
+
+def test_a_link_out_of_the_workspace_is_outside(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    (workspace / "link").symlink_to(tmp_path)
+
+    assert asks("Write", {"file_path": "link/x"}, ["outside"], str(workspace))
+    assert not asks("Write", {"file_path": "x"}, ["outside"], str(workspace))
+
+
+def test_what_may_ask_is_not_allowed_beforehand() -> None:
+    """A hook that is missing must end in no, not in yes."""
+    given = settings(MCP_SERVERS="*")
+    approval = Approval(ask=("Bash", "outside", "mcp__aws-knowledge__*"))
+    found = agent_options(given, {}, FOLDERS, "id", True, None, print, 1.5, approval)  # type: ignore[arg-type]
+
+    assert not {"Bash", "Write", "Edit"} & set(found.allowed_tools)
+    assert "Read" in found.allowed_tools
+    servers = {name for name in found.allowed_tools if name.startswith("mcp__")}
+    assert servers == {f"mcp__{name}" for name in mcp_servers(CONFIG, ("*",))} - {"mcp__aws-knowledge"}
+    assert found.env["CLAUDE_CODE_DISABLE_DEFERRED_TOOL_RESUME"] == "1"

@@ -62,6 +62,10 @@ class Turn:
         self.snapshots.write(summary.result, RunResult(went_on_from=None, summary=summary, text=text))
         return summary.result
 
+    def hydrate(self) -> dict[str, Any]:
+        where = {"chat": {"id": self.chat, "thread_id": 0, "type": "private"}, "message_id": 1, "language": "en"}
+        return self.step("Hydrate", **where, execution=HELD["execution"])
+
     def reply(self, result: str, **more: Any) -> dict[str, Any]:
         chat = {"id": self.chat, "thread_id": 0, "type": "private"}
         return self.step("Reply", chat=chat, message_id=1, language="en", result=result, **HELD, **more)
@@ -83,15 +87,15 @@ def turn(stack: EmbeddedStack, call: Call, chat: int) -> Turn:
 
 
 def test_hydrate_starts_a_session_where_there_is_none(turn: Turn) -> None:
-    found = turn.step("Hydrate")
+    found = turn.hydrate()
 
     assert (found["version"], found["manifest"], found["committed"], found["notice"]) == (0, None, False, None)
     assert turn.table.pointer(turn.key).session_id == found["session_id"]  # type: ignore[union-attr]
-    assert turn.step("Hydrate")["session_id"] == found["session_id"]
+    assert turn.hydrate()["session_id"] == found["session_id"]
 
 
 def test_hydrate_names_the_committed_snapshot(turn: Turn) -> None:
-    first = turn.step("Hydrate")
+    first = turn.hydrate()
     key = f"sessions/{first['session_id']}/manifests/1-r.json"
     segment = Segment(key=f"sessions/{first['session_id']}/transcript/1-r/main.jsonl", size=2)
     turn.snapshots.put(segment.key, b"{}")
@@ -101,13 +105,13 @@ def test_hydrate_names_the_committed_snapshot(turn: Turn) -> None:
         turn.key, "session", "SET #v = :v, manifest = :m", names={"#v": "version"}, values={":v": 1, ":m": key}
     )
 
-    found = turn.step("Hydrate")
+    found = turn.hydrate()
 
     assert (found["version"], found["manifest"], found["segments"]) == (1, key, 1)
 
 
 def test_persist_commits_once_and_only_under_its_own_fence(turn: Turn) -> None:
-    turn.step("Hydrate")
+    turn.hydrate()
     fence = turn.own()
 
     stale = turn.persist(fence - 1)
@@ -122,7 +126,7 @@ def test_persist_commits_once_and_only_under_its_own_fence(turn: Turn) -> None:
 
 
 def test_persist_of_a_session_that_was_reset_writes_nothing(turn: Turn) -> None:
-    turn.step("Hydrate")
+    turn.hydrate()
     fence = turn.own()
     before = turn.table.pointer(turn.key)
     assert before is not None

@@ -113,17 +113,6 @@ def test_new_while_a_turn_runs_keeps_its_answer_but_not_its_snapshot(person: Per
     assert "message 1 of this conversation" in person.texts(chat)[-1]
 
 
-def test_stop_ends_the_turn_that_runs(person: Person, chat: int) -> None:
-    name = person.say(chat, "!slow 30")
-    person.wait_for_state(name, "RunAgent")
-
-    person.command(chat, "/stop")
-
-    found = person.wait(name)
-    assert (found.status, found.error) == ("ABORTED", "StoppedByUser")
-    assert person.texts(chat) == ["Stopped."]
-
-
 def test_stop_with_nothing_to_stop_says_so(person: Person, chat: int) -> None:
     person.command(chat, "/stop")
 

@@ -9,6 +9,7 @@ import pytest
 
 from functions.common.envelope import Chat
 from functions.common.progress import ProgressTable, Ticket, draft_id, issue
+from functions.common.settings import use_environment
 from functions.common.texts import say
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
@@ -84,11 +85,9 @@ def test_the_stop_button_ends_the_turn_and_delivers_what_was_said(
 ) -> None:
     name = person.say(chat, "!slow 60")
     until(lambda: "word2" in (stack.telegram.signs(chat)["draft"] or {}).get("_page", {}).get("markdown", ""))
-    started = time.monotonic()
     stack.telegram.press_stop(chat)
     turn = person.wait(name)
 
-    print(f"stopped after {time.monotonic() - started:.1f} s")
     assert turn.status == "SUCCEEDED"
     assert turn.output["outcome"] == "STOPPED"
     text = person.texts(chat)[0]
@@ -163,8 +162,6 @@ def test_without_progress_a_turn_is_answered_all_the_same(person: Person, chat: 
 def ticket(stack: EmbeddedStack, chat: int) -> str:
     """Leave to speak in a chat, for one turn there."""
     environment = next(s for s in stack.functions._specs.values() if s.logical_id == "HydrateFunction").environment
-    from functions.common.settings import use_environment
-
     use_environment({**stack.functions._base, **environment})
     where = Ticket(chat=Chat(id=chat, type="private"), message_id=1, language="en")
     sealed = issue(environment["SESSION_KEY_ARN"], f"c{chat}-t0-u1", f"{chat}:0", where)

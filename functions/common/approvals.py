@@ -1,0 +1,192 @@
+"""Approvals: a tool call that waits for a person, and what was decided, once.
+
+    pk = session_key, sk = "lock"         approval: the question that is open (JSON); gone with the lock's owner
+                     sk = "turn#<id>"     decision_<number>: what was decided (JSON), written once
+
+While a question is open, the turn owns the conversation's lock and sleeps on a task token. The decision is written
+before the token is answered, so a press that was lost half way is carried out by the next one, and a question asked
+again (a redriven turn, a restarted state) is answered with what was decided.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from botocore.exceptions import ClientError
+from pydantic import BaseModel, ConfigDict
+
+from functions.common.delivery import QUESTION
+from functions.common.envelope import Chat
+from functions.common.errors import TelegramRefused
+from functions.common.lock import Approval
+from functions.common.lock_table import DEAD_TOKEN
+from functions.common.observability import logger
+from functions.common.sessions import SessionTable
+from functions.common.telegram import BotApi
+from functions.common.texts import say
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_stepfunctions import SFNClient
+
+Choice = Literal["allow", "always", "deny", "stop", "timeout"]
+DONE = "done"
+"""The data of a button that only shows what was decided."""
+
+BUTTONS: tuple[Choice, ...] = ("allow", "always", "deny")
+
+
+class Decision(BaseModel):
+    """What was decided, by whom (a name), and why, for the agent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    choice: Choice
+    by: str = ""
+    reason: str = ""
+
+    @property
+    def allows(self) -> bool:
+        """Whether the call runs."""
+        return self.choice in ("allow", "always")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question: of part `number` of a turn, in a chat; `open` while the turn waits for its answer."""
+
+    session_key: str
+    turn_id: str
+    number: int
+    chat: Chat
+    open: Approval | None
+
+
+def may_decide(approvers: tuple[str, ...], user_id: int, approval: Approval) -> bool:
+    """Whether this user may decide: who asked, everyone, or those who are named."""
+    if "anyone" in approvers or str(user_id) in approvers:
+        return True
+    return "requester" in approvers and user_id == approval.user_id
+
+
+def button_data(choice: str, turn_id: str, number: int) -> str:
+    """The callback data of a button: 64 bytes hold no chat, but the button's message is in it."""
+    return f"{choice}:{turn_id.split('-u', 1)[1]}:{number}"
+
+
+def button_question(data: str, chat: Chat) -> tuple[Choice, str, int] | None:
+    """The choice, turn and number that a button of this chat stands for; None for other buttons."""
+    match = re.fullmatch(r"(allow|always|deny):(\d+(?:-r\d+)?):(\d+)", data)
+    if match is None:
+        return None
+    choice: Any = match[1]
+    return choice, f"c{chat.id}-t{chat.thread_id}-u{match[2]}", int(match[3])
+
+
+class ApprovalTable:
+    """Open questions and decisions."""
+
+    def __init__(self, table: str, dynamodb: DynamoDBClient, step_functions: SFNClient) -> None:
+        self._table = table
+        self._dynamodb = dynamodb
+        self._step_functions = step_functions
+
+    def open(self, session_key: str, approval: Approval) -> bool:
+        """Keep the question while its turn owns the lock; False when it does not (any more)."""
+        return self._lock_item(
+            session_key, "SET approval = :approval ADD version :one", "#owner = :turn", approval, {":one": {"N": "1"}}
+        )
+
+    def close(self, session_key: str, approval: Approval) -> None:
+        """The question is answered; one that was asked since stays."""
+        self._lock_item(session_key, "REMOVE approval ADD version :one", "approval = :approval AND #owner = :turn",
+                        approval, {":one": {"N": "1"}})  # fmt: skip
+
+    def _lock_item(
+        self, session_key: str, change: str, condition: str, approval: Approval, values: dict[str, Any]
+    ) -> bool:
+        try:
+            self._dynamodb.update_item(
+                TableName=self._table,
+                Key={"pk": {"S": session_key}, "sk": {"S": "lock"}},
+                UpdateExpression=change,
+                ConditionExpression=condition,
+                ExpressionAttributeNames={"#owner": "owner"},
+                ExpressionAttributeValues={
+                    ":approval": {"S": approval.model_dump_json()},
+                    ":turn": {"S": approval.turn_id},
+                    **values,
+                },
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+    def decided(self, session_key: str, turn_id: str, number: int) -> Decision | None:
+        """What was decided of a turn's `number`th part, if anything was."""
+        item = self._dynamodb.get_item(
+            TableName=self._table, Key=_turn_key(session_key, turn_id), ConsistentRead=True
+        ).get("Item", {})
+        found = item.get(f"decision_{number}")
+        return Decision.model_validate_json(found["S"]) if found else None
+
+    def decide(self, session_key: str, turn_id: str, number: int, decision: Decision) -> Decision:
+        """Note a decision, unless there is one; returns the one that holds."""
+        try:
+            self._dynamodb.update_item(
+                TableName=self._table,
+                Key=_turn_key(session_key, turn_id),
+                UpdateExpression="SET #decision = :decision",
+                ConditionExpression="attribute_not_exists(#decision)",
+                ExpressionAttributeNames={"#decision": f"decision_{number}"},
+                ExpressionAttributeValues={":decision": {"S": decision.model_dump_json()}},
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                raise
+            return self.decided(session_key, turn_id, number) or decision
+        return decision
+
+    def answer(self, token: str, decision: Decision) -> None:
+        """Wake the turn; a token nobody waits for (any more) is no failure."""
+        try:
+            self._step_functions.send_task_success(taskToken=token, output=decision.model_dump_json())
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in DEAD_TOKEN:
+                raise
+
+
+def settle(
+    approvals: ApprovalTable,
+    table: SessionTable,
+    bot: BotApi,
+    question: Question,
+    decision: Decision,
+    language: str,
+) -> Decision:
+    """Carry a decision out, once: note it, wake the turn, let the question show it. Returns the one that holds.
+
+    A press that died half way is made good by the next: each step does nothing when it was done.
+    """
+    held = approvals.decide(question.session_key, question.turn_id, question.number, decision)
+    if question.open is not None:
+        approvals.answer(question.open.token, held)
+    message = table.turn(question.session_key, question.turn_id).delivered.get(f"{QUESTION}{question.number}")
+    if message is not None:
+        verdict = {"text": say(f"approved_{held.choice}", language, by=held.by), "callback_data": DONE}
+        shown = {"chat_id": question.chat.id, "message_id": message, "reply_markup": {"inline_keyboard": [[verdict]]}}
+        try:
+            bot.call("editMessageReplyMarkup", shown)
+        except TelegramRefused as error:
+            logger.info("the question does not show the decision", cause=str(error))
+    if question.open is not None:
+        approvals.close(question.session_key, question.open)
+    return held
+
+
+def _turn_key(session_key: str, turn_id: str) -> dict[str, Any]:
+    return {"pk": {"S": session_key}, "sk": {"S": f"turn#{turn_id}"}}

@@ -1,0 +1,147 @@
+"""AskApproval and ApprovalTimedOut: a person decides whether a tool call may run; the turn sleeps till then.
+
+What will run is shown in full. The turn wakes by its task token: a pressed button, a message typed instead, /stop, or
+the time that is up. A question that was decided before (the turn was redriven) is not asked again.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+from telegramify_markdown import utf16_len
+
+from functions.common import aws
+from functions.common.approvals import BUTTONS, ApprovalTable, Decision, Question, button_data, settle
+from functions.common.delivery import QUESTION, Delivery
+from functions.common.envelope import Chat, User
+from functions.common.errors import BadInput, LockLost, TelegramRefused
+from functions.common.execution import redrive_count
+from functions.common.lock import Approval, Held
+from functions.common.lock_table import LockTable
+from functions.common.observability import StepRequest, logger, step
+from functions.common.progress import ProgressTable
+from functions.common.rendering import Classic
+from functions.common.sessions import SessionTable
+from functions.common.settings import ApprovalSettings
+from functions.common.snapshots import RunResult, Snapshots, ToolCall
+from functions.common.telegram import bot_api
+from functions.common.texts import say
+
+SHOWN_UNITS = 3000
+"""UTF-16 units of a call that are shown in the message; a longer one goes along whole as a document."""
+
+
+class Request(StepRequest):
+    """Whom to ask, about what (in the run's result), and the token that wakes the turn; none: the time is up."""
+
+    chat: Chat
+    message_id: int
+    user: User
+    result: str
+    part: int
+    token: str | None = None
+    lock: Held
+    execution: dict[str, Any]
+
+
+class Result(BaseModel):
+    """What the console shows of the submitted task."""
+
+    asked: bool
+
+
+@step(Request)
+def handler(request: Request) -> Result | Decision:
+    """Ask, or answer with what was decided. Raises LockLost when the turn no longer owns the lock."""
+    request.lock.check(redrive_count(request.execution))
+    settings = ApprovalSettings.load()
+    approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
+    if request.token is None:
+        return timed_out(request, settings, approvals)
+    decision = approvals.decided(request.session_key, request.turn_id, request.part)
+    if decision is not None:
+        approvals.answer(request.token, decision)
+        return Result(asked=False)
+    run = Snapshots(settings.bucket, aws.s3()).read(request.result, RunResult)
+    if run.waiting is None:
+        raise BadInput(f"result: {request.result} names no call that waits")
+    question = Approval(
+        turn_id=request.turn_id,
+        number=request.part,
+        token=request.token,
+        user_id=request.user.id,
+        tool=run.waiting.name,
+    )
+    if not approvals.open(request.session_key, question):
+        raise LockLost(f"{request.turn_id} does not own {request.session_key}")
+    try:
+        show(request, settings, run.waiting)
+    except TelegramRefused as error:
+        logger.warning("nobody can be asked, which counts as no", cause=str(error))
+        refusal = Decision(choice="deny", reason=f"The user cannot be asked: {error.description}")
+        held = approvals.decide(request.session_key, request.turn_id, request.part, refusal)
+        approvals.answer(request.token, held)
+    return Result(asked=True)
+
+
+def timed_out(request: Request, settings: ApprovalSettings, approvals: ApprovalTable) -> Decision:
+    """Nobody decided in time, unless somebody did just now."""
+    table = SessionTable(settings.table, aws.dynamodb())
+    lock, _ = LockTable(settings.table, aws.dynamodb(), aws.step_functions()).read(request.session_key)
+    asked = Question(request.session_key, request.turn_id, request.part, request.chat, lock.approval)
+    reason = f"Nobody answered within {settings.approval_hours:g} hours, which counts as no."
+    decision = Decision(choice="timeout", reason=reason)
+    return settle(approvals, table, bot_api(settings), asked, decision, request.user.language)
+
+
+def show(request: Request, settings: ApprovalSettings, call: ToolCall) -> None:
+    """Put the question into the chat, once, in the place of what showed progress. Raises TelegramError."""
+    table = SessionTable(settings.table, aws.dynamodb())
+    progress = ProgressTable(settings.table, aws.dynamodb(), table.expiry())
+    shown = progress.shown(request.session_key, request.turn_id)
+    delivery = Delivery(
+        bot_api(settings), table, request.session_key, request.turn_id, request.chat, request.message_id, shown
+    )
+    language, part = request.user.language, f"{QUESTION}{request.part}"
+    whole = readable(call)
+    if utf16_len(whole) > SHOWN_UNITS:
+        delivery.document(f"{part}.call", f"{call.name}.txt", whole.encode("utf-8", "replace"))
+    keyboard = [
+        [
+            {
+                "text": say(f"approval_{choice}", language),
+                "callback_data": button_data(choice, request.turn_id, request.part),
+            }
+        ]
+        for choice in BUTTONS
+    ]
+    delivery.question(part, question(request.user, settings, call, whole), {"inline_keyboard": keyboard})
+    progress.gone(request.session_key, request.turn_id)
+
+
+def readable(call: ToolCall) -> str:
+    """The call as a person reads it: a command as it is, other arguments as JSON."""
+    if set(call.input) <= {"command", "description"} and "command" in call.input:
+        return str(call.input["command"])
+    return json.dumps(call.input, ensure_ascii=False, indent=2)
+
+
+def question(user: User, settings: ApprovalSettings, call: ToolCall, whole: str) -> Classic:
+    """The question: the tool, the call, who may decide and until when."""
+    head = say("approval_ask", user.language, tool=call.name) + "\n\n"
+    shown = _cut(whole)
+    who = user.name if settings.approvers == ("requester",) else say("approval_others", user.language)
+    hours = f"{settings.approval_hours:g}"
+    foot = "\n\n" + say("approval_foot", user.language, who=who, hours=hours)
+    block = {"type": "pre", "offset": utf16_len(head), "length": utf16_len(shown)}
+    return Classic(head + shown + foot, (block,) if shown.strip() else ())
+
+
+def _cut(text: str) -> str:
+    """At most SHOWN_UNITS of a text, whole characters."""
+    if utf16_len(text) <= SHOWN_UNITS:
+        return text
+    units = text.encode("utf-16-le", "surrogatepass")[: 2 * SHOWN_UNITS]
+    return units.decode("utf-16-le", "ignore") + " …"
