@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,7 @@ from claude_agent_sdk import (
     project_key_for_directory,
 )
 
+from functions.agent.inbox import Prompt
 from functions.agent.options import Approval, Folders, agent_options, cli_environment
 from functions.agent.processes import below, end_leftovers
 from functions.agent.reporter import Watch
@@ -132,7 +133,7 @@ class Conversation:
         self._spent_usd = self.store.recorded_cost_usd
         self.run_usd = 0.0
 
-    def ask(self, text: str | None, seconds: float, watch: Watch | None = None) -> Run:
+    def ask(self, text: Prompt | None, seconds: float, watch: Watch | None = None) -> Run:
         """Give the agent a message and wait for the end of its run; it is interrupted after `seconds` or by `stop`.
 
         Without a message it goes on with the tool call that was decided.
@@ -224,11 +225,11 @@ class Conversation:
             tempfile.tempdir = str(ROOT.parent)
             shutil.rmtree(self._root, ignore_errors=True)
 
-    async def _ask(self, text: str | None, seconds: float, watch: Watch) -> ResultMessage | None:
+    async def _ask(self, text: Prompt | None, seconds: float, watch: Watch) -> ResultMessage | None:
         if self._stop.is_set():
             return None
         if text is not None:
-            await self._client.query(text)
+            await self._client.query(text if isinstance(text, str) else _message(text))
         answer = asyncio.ensure_future(self._receive(watch))
         stop = asyncio.ensure_future(self._stop.wait())
         try:
@@ -280,6 +281,11 @@ def _loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="conversations", daemon=True).start()
     return loop
+
+
+async def _message(blocks: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    """A user's message of several blocks, as the CLI reads it."""
+    yield {"type": "user", "message": {"role": "user", "content": blocks}, "parent_tool_use_id": None}
 
 
 def limits(settings: AgentSettings) -> Limits:

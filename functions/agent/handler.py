@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from functions.agent.claim import RunClaim
 from functions.agent.conversation import Conversation
+from functions.agent.inbox import Prompt, prompt, take_in
 from functions.agent.options import Approval
 from functions.agent.processes import adopt, end_leftovers
 from functions.agent.reporter import Reporter
@@ -27,7 +28,7 @@ from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, parse
 from functions.common.progress import Report, ask
 from functions.common.settings import AgentSettings
-from functions.common.snapshots import OutboxFile, RunResult, RunSummary, Snapshots, ToolCall, turn_prefix
+from functions.common.snapshots import InboxFile, OutboxFile, RunResult, RunSummary, Snapshots, ToolCall, turn_prefix
 from functions.common.workspace import Captured
 
 CLOSING_SECONDS, CLOSING_SHARE = 10.0, 0.05
@@ -61,9 +62,11 @@ class SessionState(BaseModel):
 
 
 class Request(StepRequest):
-    """The message, the session to continue, and the lock under which it is continued (`$$.Execution` checks it)."""
+    """The message and what came along, the session to continue, and the lock for it (`$$.Execution` checks it)."""
 
     text: str
+    inbox: tuple[InboxFile, ...] = ()
+    captions: tuple[str, ...] = ()
     session: SessionState
     lock: Held
     execution: dict[str, Any]
@@ -173,7 +176,10 @@ def _run(
     until: float,
 ) -> RunResult:
     session = request.session
-    text = request.text if earlier is None else GO_ON if earlier.waiting is None else None
+    text: Prompt | None = GO_ON if earlier is None or earlier.waiting is None else None
+    if earlier is None:
+        taken = take_in(request.inbox, conversation.snapshots, conversation.workspace.folder)
+        text = prompt(request.text, request.captions, request.inbox, taken)
     first = Report(
         turn_id=request.turn_id, session_key=request.session_key, state=request.state, ticket=session.progress, time=0
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_stepfunctions import SFNClient
     from mypy_boto3_sts import STSClient
+    from mypy_boto3_transcribe import TranscribeServiceClient
 
     from functions.common.access import Credentials
 
@@ -100,6 +101,12 @@ def lambda_() -> LambdaClient:
 def step_functions() -> SFNClient:
     """The Step Functions client."""
     client: SFNClient = _client("stepfunctions", AwsSettings.load())
+    return client
+
+
+def transcribe() -> TranscribeServiceClient:
+    """The Transcribe client."""
+    client: TranscribeServiceClient = _client("transcribe", AwsSettings.load())
     return client
 
 

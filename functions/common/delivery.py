@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from functions.common import aws
 from functions.common.envelope import Chat
@@ -16,6 +17,13 @@ from functions.common.telegram import BotApi, bot_api
 
 FORMAT_REFUSED = 400
 """Telegram answers 400 to a message it cannot show; 403 says that nothing can be sent at all."""
+
+SENT_BYTES, PHOTO_BYTES = 50 * 1024 * 1024, 10 * 1024 * 1024
+"""Bytes of a file, and of a photo, that a bot may send (Bot API, Sending files)."""
+
+ALBUM_FILES = 10
+ALBUM_KINDS = ("photo", "video")
+PHOTOS, VIDEOS, AUDIOS = ("jpg", "jpeg", "png", "webp"), ("mp4",), ("mp3", "m4a")
 
 NOTICE = "failure"
 """What the ledger's names of failure notices begin with."""
@@ -34,6 +42,27 @@ def delete_message(bot: BotApi, chat_id: int, message_id: int) -> None:
         bot.call("deleteMessage", {"chat_id": chat_id, "message_id": message_id})
     except TelegramRefused as error:
         logger.info("the message is not deleted", cause=str(error))
+
+
+@dataclass(frozen=True)
+class SentFile:
+    """A file for the chat; `content` fetches it when its turn comes. `size` in bytes."""
+
+    name: str
+    size: int
+    content: Callable[[], bytes]
+
+
+def kind_of(name: str, size: int) -> str:
+    """How a file is sent, by its name: photo, video, audio or document."""
+    suffix = name.rpartition(".")[2].lower()
+    if suffix in PHOTOS:
+        return "photo" if size <= PHOTO_BYTES else "document"
+    return "video" if suffix in VIDEOS else "audio" if suffix in AUDIOS else "document"
+
+
+def _uploads(files: list[tuple[str, SentFile]]) -> dict[str, tuple[str, bytes]]:
+    return {f"file{number}": (file.name, file.content()) for number, (_, file) in enumerate(files)}
 
 
 class Delivery:
@@ -119,6 +148,42 @@ class Delivery:
     def document(self, part: str, name: str, content: bytes, caption: str | None = None) -> None:
         """A file."""
         self._once(part, lambda: self._send("sendDocument", {"caption": caption}, {"document": (name, content)}))
+
+    def files(self, part: str, files: Sequence[SentFile]) -> None:
+        """Files by their kind: photos and videos as albums, audio as audio, the others as documents."""
+        kinds = [(kind_of(file.name, file.size), file) for file in files]
+        visual = [(kind, file) for kind, file in kinds if kind in ALBUM_KINDS]
+        for start in range(0, len(visual), ALBUM_FILES):
+            self._album(f"{part}.album{start}", visual[start : start + ALBUM_FILES])
+        for number, (kind, file) in enumerate(kinds):
+            if kind not in ALBUM_KINDS:
+                self._file(f"{part}{number}", kind, file)
+
+    def _album(self, part: str, files: list[tuple[str, SentFile]]) -> None:
+        """Several photos and videos as one album; what Telegram refuses so goes as documents."""
+        if len(files) == 1:
+            self._file(part, *files[0])
+            return
+        media = [{"type": kind, "media": f"attach://file{n}"} for n, (kind, _) in enumerate(files)]
+        if f"{part}.0" not in self.sent:
+            try:
+                self._once(part, lambda: self._send("sendMediaGroup", {"media": media}, _uploads(files)))
+                return
+            except TelegramRefused as error:
+                if error.status != FORMAT_REFUSED:
+                    raise
+        for number, (_, file) in enumerate(files):
+            self._file(f"{part}.{number}", "document", file)
+
+    def _file(self, part: str, kind: str, file: SentFile) -> None:
+        """One file; a photo Telegram cannot process goes as a document."""
+        method = f"send{kind.capitalize()}"
+        try:
+            self._once(part, lambda: self._send(method, {}, {kind: (file.name, file.content())}))
+        except TelegramRefused as error:
+            if error.status != FORMAT_REFUSED or kind == "document":
+                raise
+            self.document(part, file.name, file.content())
 
     def topic(self, part: str, name: str) -> int:
         """A new forum topic; returns its id."""

@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Route = Literal["message", "command", "button", "stop", "refused", "ignored"]
-Reason = Literal["not_allowed", "unsupported", "nothing_to_do"]
+Route = Literal["message", "album", "command", "button", "stop", "refused", "ignored"]
+Reason = Literal["not_allowed", "unsupported", "file_too_large", "nothing_to_do"]
 
 NAME_LIMIT = 80
 """Characters an execution's name may have (Step Functions API, StartExecution)."""
@@ -40,13 +40,29 @@ class User(Part):
     language: str = "en"
 
 
+class Attachment(Part):
+    """A file a person sent: `kind` as Telegram calls it, `mime` type, `size` in bytes (0: unknown)."""
+
+    kind: str
+    file_id: str
+    name: str
+    mime: str
+    size: int = 0
+
+
 class Message(Part):
-    """The message: `id` in its chat, `update_id` of the update, `date` in seconds since 1970 UTC."""
+    """The message: `id` in its chat, `update_id` of the update, `date` in seconds since 1970 UTC.
+
+    `text` is what the agent reads: what was written, and what it refers to. `album` is shared by messages that were
+    sent as one.
+    """
 
     id: int
     update_id: int
     date: int
     text: str
+    attachments: tuple[Attachment, ...] = ()
+    album: str | None = None
 
 
 class Command(Part):
@@ -67,7 +83,7 @@ class Button(Part):
 class Envelope(Part):
     """One update, normalised. `turn_id` is the execution's name and the idempotency key everywhere.
 
-    `draft` is the draft whose Stop button was pressed.
+    `draft` is the draft whose Stop button was pressed, `album` what the state JoinAlbum said.
     """
 
     turn_id: str = Field(max_length=NAME_LIMIT, pattern=r"^c-?\d+-t\d+-u\d+$")
@@ -80,6 +96,7 @@ class Envelope(Part):
     command: Command | None = None
     button: Button | None = None
     draft: int | None = None
+    album: dict[str, str] | None = None
     ttl: int = 0
 
 

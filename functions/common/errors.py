@@ -15,6 +15,8 @@
     ├── LockContended            the lock item changed too often            Retry 3 times
     ├── LockLost                 the lock's fence moved on                  nothing is written; queues for it again
     ├── TooManyWaiting           64 turns wait in this conversation         ends the turn (Catch); the user is told
+    ├── AlbumIncomplete          more of an album may still come            Retry until nothing came for a moment
+    ├── TranscriptPending        a voice message is being transcribed       Retry until it is text
     ├── SnapshotMissing          a snapshot S3 no longer has                handled in Hydrate: a fresh session
     └── TelegramError
         ├── TelegramRateLimited  429                                        waits `retry_after` seconds, replies again
@@ -85,6 +87,14 @@ class LockLost(StepgramError):
 
 class TooManyWaiting(StepgramError):
     """The conversation's queue is full."""
+
+
+class AlbumIncomplete(StepgramError):
+    """Part of an album came just now, so more may come."""
+
+
+class TranscriptPending(StepgramError):
+    """A voice message is being transcribed."""
 
 
 class SnapshotMissing(StepgramError):

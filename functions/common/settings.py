@@ -104,21 +104,6 @@ class SessionSettings(TableSettings):
     session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
 
 
-class HydrateSettings(SessionSettings, AccessSettings):
-    """Hydrate."""
-
-    approval_hours: float = Field(
-        72, alias="APPROVAL_HOURS", gt=0, description="Hours until a question nobody answered counts as denied"
-    )
-
-    session_data_days: int = Field(30, alias="SESSION_DATA_DAYS", ge=2, description="Days until S3 removes objects")
-
-    @property
-    def renew_after(self) -> timedelta:
-        """The age from which an object is renewed: a younger one outlives the mapping, with a day to spare."""
-        return timedelta(days=max(0, self.session_data_days - self.session_ttl_days - 1))
-
-
 class ContinueSettings(TableSettings, AccessSettings):
     """ContinueAgent."""
 
@@ -128,6 +113,24 @@ class TelegramSettings(Settings):
 
     token_secret_id: str = Field(alias="BOT_TOKEN_SECRET_ID", description="Secrets Manager id of the bot token")
     api_url: str = Field("https://api.telegram.org", alias="TELEGRAM_API_URL", description="Root of the Bot API")
+
+
+class HydrateSettings(SessionSettings, AccessSettings, TelegramSettings):
+    """Hydrate."""
+
+    approval_hours: float = Field(
+        72, alias="APPROVAL_HOURS", gt=0, description="Hours until a question nobody answered counts as denied"
+    )
+
+    transcription: Literal["amazon", "off"] = Field(
+        "off", alias="TRANSCRIPTION", description="What makes text of voice messages: amazon or off"
+    )
+    session_data_days: int = Field(30, alias="SESSION_DATA_DAYS", ge=2, description="Days until S3 removes objects")
+
+    @property
+    def renew_after(self) -> timedelta:
+        """The age from which an object is renewed: a younger one outlives the mapping, with a day to spare."""
+        return timedelta(days=max(0, self.session_data_days - self.session_ttl_days - 1))
 
 
 class ReplySettings(TelegramSettings, TableSettings, BucketSettings):

@@ -5,6 +5,7 @@
     sessions/<session_id>/trees/, blobs/                                the workspace (`workspace.py`)
     sessions/<session_id>/turns/<turn_id>/result.json                   the answer, kept under the turn's name
     sessions/<session_id>/turns/<turn_id>/claim.json                    the run that works on the turn
+    sessions/<session_id>/turns/<turn_id>/inbox/<n>-<name>              what people attached
     sessions/<session_id>/turns/<turn_id>/outbox/<name>                 files for the chat
 
 The run is in the names because an earlier run of the same turn may still be alive: two runs never write the same key.
@@ -87,6 +88,18 @@ class OutboxFile(Frozen):
     size: int
 
 
+class InboxFile(Frozen):
+    """A file a person attached, in the turn's inbox; `missing` is why Telegram did not give it."""
+
+    key: str
+    name: str
+    kind: str
+    mime: str
+    size: int
+    transcript: str | None = None
+    missing: str | None = None
+
+
 Reason = Literal["too_large", "too_many", "no_room", "outside", "not_a_file", "bad_name"]
 
 
@@ -159,12 +172,16 @@ class Snapshots:
     """The snapshots in one bucket."""
 
     def __init__(self, bucket: str, s3: S3Client) -> None:
-        self._bucket = bucket
+        self.bucket = bucket
         self._s3 = s3
 
     def use(self, other: Snapshots) -> None:
         """Go on with another one's client, whose credentials are newer."""
         self._s3 = other._s3
+
+    def uri(self, key: str) -> str:
+        """The object's address for other services."""
+        return f"s3://{self.bucket}/{key}"
 
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises SnapshotMissing that names the key."""
@@ -172,19 +189,19 @@ class Snapshots:
 
     def _open(self, key: str) -> StreamingBody:
         try:
-            return self._s3.get_object(Bucket=self._bucket, Key=key)["Body"]
+            return self._s3.get_object(Bucket=self.bucket, Key=key)["Body"]
         except ClientError as error:
             raise self._missing(key, error) from error
 
     def _missing(self, key: str, error: ClientError) -> Exception:
         if error.response["Error"]["Code"] in ABSENT:
-            return SnapshotMissing(f"s3://{self._bucket}/{key} does not exist")
+            return SnapshotMissing(f"s3://{self.bucket}/{key} does not exist")
         return error
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object. By listing: with rights in one folder only, S3 answers a missing object with
         403 (https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html, Permissions)."""
-        found = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
+        found = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=key, MaxKeys=1)
         return any(item["Key"] == key for item in found.get("Contents", []))
 
     def get_all(self, keys: Iterable[str]) -> list[bytes]:
@@ -214,11 +231,11 @@ class Snapshots:
         for chunk in self._open(key).iter_chunks(1024 * 1024):
             written += os.pwrite(file, chunk, offset + written)
         if written != size:
-            raise SnapshotMissing(f"s3://{self._bucket}/{key} has {written} bytes, its manifest says {size}")
+            raise SnapshotMissing(f"s3://{self.bucket}/{key} has {written} bytes, its manifest says {size}")
 
     def put(self, key: str, body: bytes | BinaryIO, content_type: str = "application/json") -> None:
         """Write one object."""
-        self._s3.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType=content_type)
+        self._s3.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
 
     def read(self, key: str, model: type[DocumentT]) -> DocumentT:
         """A JSON document."""
@@ -254,15 +271,15 @@ class Snapshots:
 
     def _date(self, key: str) -> datetime:
         try:
-            return self._s3.head_object(Bucket=self._bucket, Key=key)["LastModified"]
+            return self._s3.head_object(Bucket=self.bucket, Key=key)["LastModified"]
         except ClientError as error:
             raise self._missing(key, error) from error
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object inside S3; onto itself it becomes a new one (CopyObject wants its metadata replaced then)."""
         self._s3.copy_object(
-            Bucket=self._bucket,
+            Bucket=self.bucket,
             Key=target,
-            CopySource={"Bucket": self._bucket, "Key": source},
+            CopySource={"Bucket": self.bucket, "Key": source},
             MetadataDirective="REPLACE",
         )

@@ -29,6 +29,7 @@ class BotApi:
 
     def __init__(self, api_url: str, token: str) -> None:
         self._root = f"{api_url.rstrip('/')}/bot{token}/"
+        self._files = f"{api_url.rstrip('/')}/file/bot{token}/"
         self._session = requests.Session()
 
     def call(
@@ -49,6 +50,19 @@ class BotApi:
             raise TelegramUnavailable(f"{method}: {type(error).__name__}") from None
         return _result(method, response)
 
+    def download(self, file_id: str) -> bytes:
+        """A file somebody sent, up to 20 MB (Bot API, getFile). Raises TelegramRefused when it is not given."""
+        path = self.call("getFile", {"file_id": file_id})["file_path"]
+        try:
+            response = self._session.get(self._files + path, timeout=UPLOAD_TIMEOUT_SECONDS)
+        except requests.RequestException as error:
+            raise TelegramUnavailable(f"file: {type(error).__name__}") from None
+        if response.status_code >= 500:
+            raise TelegramUnavailable(f"file: HTTP {response.status_code}")
+        if not response.ok:
+            raise TelegramRefused(response.status_code, "the file cannot be downloaded")
+        return response.content
+
     def send(
         self,
         method: str,
@@ -58,7 +72,7 @@ class BotApi:
         reply_to: int | None = None,
         files: Mapping[str, tuple[str, bytes]] | None = None,
     ) -> int:
-        """Send into a chat and its topic (0: none), quoting `reply_to`; returns the message id.
+        """Send into a chat and its topic (0: none), quoting `reply_to`; returns the message id, of an album the first.
 
         A topic that is gone (seen in private chats with topics) is left out the second time.
         """
@@ -70,7 +84,7 @@ class BotApi:
             if not thread_id or THREAD_GONE not in error.description:
                 raise
             sent = self.call(method, body, files)
-        return int(sent["message_id"])
+        return int(sent[0]["message_id"] if isinstance(sent, list) else sent["message_id"])
 
 
 def _result(method: str, response: requests.Response) -> Any:

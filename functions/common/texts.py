@@ -154,8 +154,16 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "zh": "你没有使用此机器人的权限。管理员可以授权：用户 {user}，聊天 {chat}。",
     },
     "unsupported": {
-        "en": "I can only read text for now. Please write it as a message.",
-        "zh": "我目前只能阅读文字，请用文字消息发送。",
+        "en": "I cannot read this kind of message. Text, photos, files, voice, video, places and contacts work.",
+        "zh": "我无法读取这类消息。文字、图片、文件、语音、视频、位置和联系人都可以。",
+    },
+    "file_too_large": {
+        "en": "This file is too large: a bot may download 20 MB. Please send a smaller one, or a link.",
+        "zh": "文件太大：机器人最多只能下载 20 MB。请发送更小的文件或链接。",
+    },
+    "not_sent_too_large": {
+        "en": "{name} is too large to send ({megabytes} MB; a bot may send 50 MB).",
+        "zh": "{name} 太大，无法发送（{megabytes} MB；机器人最多发送 50 MB）。",
     },
     "button_gone": {
         "en": "This button no longer works.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 
 from functions.common import aws
-from functions.common.delivery import Delivery
+from functions.common.delivery import SENT_BYTES, Delivery
 from functions.common.envelope import Chat, session_key
 from functions.common.errors import BadInput, SnapshotMissing, TelegramRefused
 from functions.common.lock_table import LockTable
@@ -18,9 +18,6 @@ from functions.common.settings import IntakeSettings
 from functions.common.snapshots import Manifest, Snapshots
 from functions.common.versions import WORKSPACE, before_last_turn, export, fork
 from functions.intake.request import Request, delivery, tell
-
-SENT_BYTES = 50 * 1024 * 1024
-"""Bytes of a document a bot may send (Bot API, sendDocument)."""
 
 PACKED_BYTES = 2 * SENT_BYTES
 """Bytes of a workspace that is worth packing for the chat: it may shrink by half."""

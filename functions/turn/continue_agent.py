@@ -17,6 +17,7 @@ from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
 from functions.common.sessions import SessionTable
 from functions.common.settings import ContinueSettings
+from functions.common.snapshots import InboxFile
 
 
 class SessionState(BaseModel):
@@ -34,6 +35,8 @@ class SessionState(BaseModel):
     part: int
     progress: str
     approval_seconds: int
+    inbox: list[InboxFile]
+    captions: list[str]
 
 
 class Run(BaseModel):

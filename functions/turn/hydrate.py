@@ -8,14 +8,15 @@ from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.access import seal
-from functions.common.envelope import Chat
+from functions.common.envelope import Chat, Message
 from functions.common.errors import SnapshotMissing
 from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, logger, step
 from functions.common.progress import Ticket, issue
 from functions.common.sessions import Pointer, SessionTable
 from functions.common.settings import HydrateSettings
-from functions.common.snapshots import Manifest, Snapshots
+from functions.common.snapshots import InboxFile, Manifest, Snapshots
+from functions.turn.inbox import fill, messages_of
 
 
 class Result(BaseModel):
@@ -23,7 +24,8 @@ class Result(BaseModel):
 
     `going_on` is the snapshot that part `part` of the turn goes on from; `access` are sealed credentials (`access.py`),
     `progress` is the sealed ticket for the Progress function (`progress.py`), `allowed` are tools that do not ask,
-    and `approval_seconds` is how long a question stays open.
+    `inbox` what was attached (`inbox.py`), `captions` what else was written, and
+    `approval_seconds` is how long a question stays open.
     """
 
     session_id: str
@@ -40,13 +42,15 @@ class Result(BaseModel):
     allowed: tuple[str, ...] = ()
     decision: None = None
     approval_seconds: int
+    inbox: list[InboxFile]
+    captions: list[str]
 
 
 class Request(StepRequest):
-    """The turn, and whom the agent may tell what it does."""
+    """The turn, its message, and whom the agent may tell what it does."""
 
     chat: Chat
-    message_id: int
+    message: Message
     language: str
     execution: dict[str, Any]
 
@@ -72,11 +76,13 @@ def handler(request: Request) -> Result:
     preferences = table.preferences(request.session_key)
     ticket = Ticket(
         chat=request.chat,
-        message_id=request.message_id,
+        message_id=request.message.id,
         language=request.language,
         verbose=preferences.verbose,
         attempt=redrive_count(request.execution),
     )
+    messages = messages_of(settings, request.session_key, request.turn_id, request.message)
+    inbox = fill(settings, pointer.session_id, request.turn_id, messages)
     return Result(
         session_id=pointer.session_id,
         version=pointer.version,
@@ -89,5 +95,7 @@ def handler(request: Request) -> Result:
         access=seal(settings, pointer.session_id, request.turn_id),
         progress=issue(settings.session_key_arn, request.turn_id, request.session_key, ticket),
         allowed=preferences.allowed_tools(pointer.session_id),
+        inbox=inbox,
+        captions=[message.text for message in messages if message.text and message.id != request.message.id],
         approval_seconds=round(settings.approval_hours * 3600),
     )

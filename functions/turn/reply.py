@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.delivery import closing
+from functions.common.delivery import SENT_BYTES, SentFile, closing
 from functions.common.envelope import Chat
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
@@ -63,8 +64,13 @@ def handler(request: Request) -> Result:
     if how.as_document:
         caption = say("answer_as_document", request.language)
         delivery.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
-    for number, file in enumerate(run.files):
-        delivery.document(f"file{number}", file.name, snapshots.get(file.key))
+    small = [file for file in run.files if 0 < file.size <= SENT_BYTES]
+    delivery.files("file", [SentFile(file.name, file.size, partial(snapshots.get, file.key)) for file in small])
+    for number, file in enumerate(file for file in run.files if file.size > SENT_BYTES):
+        megabytes = f"{file.size / 1024**2:,.0f}"
+        delivery.text(
+            f"large{number}", say("not_sent_too_large", request.language, name=file.name, megabytes=megabytes)
+        )
     if run.left_out:
         delivery.text("left_out", left_out(run.left_out, request.language))
     delivery.complete()

@@ -6,10 +6,14 @@ from collections.abc import Collection
 
 from functions.common import envelope
 from functions.common.envelope import Button, Command, Envelope, Reason, Route
+from functions.webhook.context import attachments, readable
 from functions.webhook.update import CallbackQuery, Chat, Message, StoppedMessageGeneration, Update, User
 
 DAY_SECONDS = 86_400
 EVERYONE = "*"
+
+DOWNLOAD_BYTES = 20 * 1024 * 1024
+"""Bytes of a file a bot may download (Bot API, getFile)."""
 
 
 def allowed(user: User | None, chat: Chat, users: Collection[str], chats: Collection[str]) -> bool:
@@ -51,11 +55,13 @@ def _route(message: Message, command: Command | None, may: bool) -> tuple[Route,
         return "ignored", "nothing_to_do"
     if not may:
         return "refused", "not_allowed"
-    if not message.text:
+    if command is not None:
+        return ("stop" if command.name == "stop" else "command"), None
+    if message.file is not None and message.file[1].file_size > DOWNLOAD_BYTES:
+        return "refused", "file_too_large"
+    if not readable(message) and message.file is None:
         return "refused", "unsupported"
-    if command is None:
-        return "message", None
-    return ("stop" if command.name == "stop" else "command"), None
+    return ("album" if message.media_group_id else "message"), None
 
 
 def _message(
@@ -72,7 +78,12 @@ def _message(
         chat=_chat(message.chat, thread_id),
         user=_user(message.from_user),
         message=envelope.Message(
-            id=message.message_id, update_id=update_id, date=message.date, text=message.text or ""
+            id=message.message_id,
+            update_id=update_id,
+            date=message.date,
+            text=readable(message),
+            attachments=attachments(message),
+            album=message.media_group_id,
         ),
         command=command,
         ttl=message.date + ttl_days * DAY_SECONDS,

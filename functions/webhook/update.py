@@ -35,6 +35,7 @@ class Chat(Received):
     id: int = Field(gt=-MAX_ID, lt=MAX_ID)
     type: Literal["private", "group", "supergroup", "channel"]
     is_forum: bool = False
+    title: str | None = None
 
 
 class Entity(Received):
@@ -43,6 +44,94 @@ class Entity(Received):
     type: str
     offset: int
     length: int
+
+
+class File(Received):
+    """What a document, a voice, a video ... have in common; `file_size` in bytes."""
+
+    file_id: str
+    file_unique_id: str = ""
+    file_name: str | None = None
+    mime_type: str | None = None
+    file_size: int = 0
+    emoji: str | None = None
+
+
+class Origin(Received):
+    """https://core.telegram.org/bots/api#messageorigin: a user, a hidden user, a chat or a channel."""
+
+    sender_user: User | None = None
+    sender_user_name: str | None = None
+    sender_chat: Chat | None = None
+    chat: Chat | None = None
+
+    @property
+    def name(self) -> str:
+        """Who wrote it first, as far as Telegram tells."""
+        user, chat = self.sender_user, self.sender_chat or self.chat
+        return (user.first_name if user else self.sender_user_name) or (chat.title if chat else None) or "somebody"
+
+
+class Quote(Received):
+    """https://core.telegram.org/bots/api#textquote"""
+
+    text: str
+
+
+class Location(Received):
+    """https://core.telegram.org/bots/api#location"""
+
+    latitude: float
+    longitude: float
+
+
+class Venue(Received):
+    """https://core.telegram.org/bots/api#venue"""
+
+    location: Location
+    title: str
+    address: str
+
+
+class Contact(Received):
+    """https://core.telegram.org/bots/api#contact"""
+
+    phone_number: str
+    first_name: str
+    last_name: str | None = None
+
+
+class PollOption(Received):
+    """https://core.telegram.org/bots/api#polloption"""
+
+    text: str
+
+
+class Poll(Received):
+    """https://core.telegram.org/bots/api#poll"""
+
+    question: str
+    options: tuple[PollOption, ...] = ()
+
+
+class Dice(Received):
+    """https://core.telegram.org/bots/api#dice"""
+
+    emoji: str
+    value: int
+
+
+class Replied(Received):
+    """The message that is replied to, as far as the bot reads it; the title of a topic has neither text nor caption."""
+
+    message_id: int
+    from_user: User | None = Field(None, alias="from")
+    text: str | None = None
+    caption: str | None = None
+
+
+FILE_KINDS = ("document", "voice", "audio", "video", "video_note", "animation", "sticker")
+OTHER_KINDS = ("story", "game", "paid_media", "checklist", "invoice")
 
 
 class Message(Received):
@@ -57,25 +146,43 @@ class Message(Received):
     text: str | None = None
     entities: tuple[Entity, ...] = ()
     caption: str | None = None
-    photo: tuple[Any, ...] | None = None
-    document: Any = None
-    voice: Any = None
-    audio: Any = None
-    video: Any = None
-    video_note: Any = None
-    animation: Any = None
-    sticker: Any = None
-    location: Any = None
-    contact: Any = None
-    poll: Any = None
-    venue: Any = None
-    dice: Any = None
+    caption_entities: tuple[Entity, ...] = ()
+    media_group_id: str | None = None
+    reply_to_message: Replied | None = None
+    quote: Quote | None = None
+    forward_origin: Origin | None = None
+    photo: tuple[File, ...] | None = None
+    document: File | None = None
+    voice: File | None = None
+    audio: File | None = None
+    video: File | None = None
+    video_note: File | None = None
+    animation: File | None = None
+    sticker: File | None = None
+    location: Location | None = None
+    venue: Venue | None = None
+    contact: Contact | None = None
+    poll: Poll | None = None
+    dice: Dice | None = None
+    story: Any = None
+    game: Any = None
+    paid_media: Any = None
+    checklist: Any = None
+    invoice: Any = None
+
+    @property
+    def file(self) -> tuple[str, File] | None:
+        """The file a person sent, and its kind; the largest size of a photo. An animation is a document too."""
+        if self.photo:
+            return "photo", max(self.photo, key=lambda size: size.file_size)
+        kinds = ("animation", *(kind for kind in FILE_KINDS if kind != "animation"))
+        return next(((kind, getattr(self, kind)) for kind in kinds if getattr(self, kind) is not None), None)
 
     @property
     def has_content(self) -> bool:
         """Whether a person sent something besides text: a file, a place, a poll. Service messages have none."""
-        kinds = ("photo", "document", "voice", "audio", "video", "video_note", "animation", "sticker")
-        return any(getattr(self, kind) for kind in (*kinds, "location", "contact", "poll", "venue", "dice"))
+        kinds = ("location", "contact", "poll", "venue", "dice", *OTHER_KINDS)
+        return self.file is not None or any(getattr(self, kind) is not None for kind in kinds)
 
 
 class CallbackQuery(Received):

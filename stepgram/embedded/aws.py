@@ -16,11 +16,13 @@ from xml.sax.saxutils import escape
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.stepfunctions.parser.api import ExecutionStatus
 
+from stepgram.embedded.client import client
 from stepgram.embedded.functions import FunctionHost, InvokeError
 from stepgram.embedded.iam import INVOKE, Access, Denied
 from stepgram.embedded.server import Server
 from stepgram.embedded.step_functions import ApiError, StepFunctions
 from stepgram.embedded.template import Route, Rule
+from stepgram.embedded.transcribe import PREFIX, Transcribe, TranscribeError
 
 TARGET = "AWSStepFunctions."
 
@@ -45,6 +47,7 @@ class AwsEndpoint:
         self.routes: list[Route] = []
         self.rules: list[Rule] = []
         self.server = Server(self, port)
+        self.transcribe = Transcribe(lambda: client("s3", self.server.url))
         # moto's interpreter calls Lambda and DynamoDB at this port; it reads the variable at every call.
         os.environ["MOTO_PORT"] = str(self.server.port)
 
@@ -65,6 +68,8 @@ class AwsEndpoint:
         if path.lstrip("/").startswith(INVOKE):
             return self._invoke(raw, environ, start_response)
         target = environ.get("HTTP_X_AMZ_TARGET", "")
+        if target.startswith(PREFIX):
+            return self._transcribe(target.removeprefix(PREFIX), raw, start_response)
         if target.startswith(TARGET):
             return self._api(target.removeprefix(TARGET), raw, environ, start_response)
         if target.startswith(DYNAMODB) or method in ("PUT", "DELETE") or "list-type" in environ["QUERY_STRING"]:
@@ -87,6 +92,13 @@ class AwsEndpoint:
             return _denied(start_response, Denied("s3", "AccessDenied", "Access Denied", 403))
         start_response(status, headers)
         return body
+
+    def _transcribe(self, action: str, raw: bytes, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return _json(start_response, 200, self.transcribe(action, json.loads(raw)), "application/x-amz-json-1.1")
+        except TranscribeError as error:
+            document = {"__type": error.code, "Message": str(error)}
+            return _json(start_response, 400, document, "application/x-amz-json-1.1")
 
     def _api(self, action: str, raw: bytes, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:

@@ -3,7 +3,8 @@
 It sees what a model sees (the `messages` of one request) and answers with content blocks. It keeps no state of
 its own, so its count of the conversation is the count of what it was really sent: memory becomes visible.
 
-    plain text                 You said: <text> / This is message <n> of this conversation.
+    plain text                 You said: <text> / This is message <n> of this conversation. What it was shown is named:
+                               I see: image/png (70 bytes).
     !bash <command>            calls the Bash tool, then reports its output
     !error <status> <times>    the endpoint answers that HTTP status for the first <times> runs of the turn
     !slow <seconds>            streams its answer for that long
@@ -20,6 +21,7 @@ An unknown `!word` is plain text.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import uuid
@@ -90,6 +92,9 @@ def tool_call(name: str, arguments: dict[str, Any], say: str) -> Answer:
 INTERRUPTED = "[Request interrupted by user"
 """What the CLI notes in the transcript when a run was interrupted."""
 
+ADDED = ("<system-reminder>", "[Image: source: ")
+"""What the CLI adds to a person's message begins with."""
+
 GO_ON = "[Your time in this container ran out"
 """How the agent's function begins its message to an agent that goes on in another run."""
 
@@ -108,7 +113,7 @@ def _texts(messages: list[dict[str, Any]]) -> list[str]:
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if any(block["type"] == "tool_result" for block in blocks):
             continue
-        spoken = [b["text"] for b in blocks if b["type"] == "text" and not b["text"].startswith("<system-reminder>")]
+        spoken = [b["text"] for b in blocks if b["type"] == "text" and not b["text"].startswith(ADDED)]
         if spoken:
             texts.append(spoken[-1])
     return texts
@@ -135,7 +140,17 @@ def answer(messages: list[dict[str, Any]]) -> Answer | Failure:
         return text_answer(f"I was interrupted and went on: {text}")
     if output is not None:
         return text_answer(f"The tool answered:\n\n```\n{output}\n```")
-    return _directive(text) or text_answer(f"You said: {text}\n\nThis is message {len(texts)} of this conversation.")
+    seen = "".join(f"I see: {what}.\n\n" for what in shown(messages))
+    plain = f"You said: {text}\n\n{seen}This is message {len(texts)} of this conversation."
+    return _directive(text) or text_answer(plain)
+
+
+def shown(messages: list[dict[str, Any]]) -> list[str]:
+    """The images and documents of the newest message."""
+    content = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+    blocks = [] if isinstance(content, str) else [block for block in content if block["type"] in ("image", "document")]
+    sources = [block["source"] for block in blocks]
+    return [f"{source['media_type']} ({len(base64.b64decode(source['data']))} bytes)" for source in sources]
 
 
 def _directive(text: str) -> Answer | Failure | None:

@@ -165,6 +165,8 @@ def actions(environ: Mapping[str, Any], body: bytes) -> Iterator[Wanted]:
         yield Wanted(f"secretsmanager:{operation}", document.get("SecretId", ANYTHING))
     elif service == "TrentService":
         yield Wanted(f"kms:{operation}", document.get("KeyId", ANYTHING))
+    elif service == "Transcribe":
+        yield Wanted(f"transcribe:{operation}", ANYTHING)
     else:
         yield Wanted(f"{service}:{operation}", "a service no policy is known for")
 

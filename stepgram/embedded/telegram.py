@@ -31,6 +31,8 @@ TEXT_LIMIT = 4096
 CAPTION_LIMIT = 1024
 RICH_LIMIT = 32_768
 UPLOAD_LIMIT = 50 * 1024 * 1024
+PHOTO_LIMIT = 10 * 1024 * 1024
+DOWNLOAD_LIMIT = 20 * 1024 * 1024
 GROUP_MESSAGES_A_MINUTE = 20
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 60.0
@@ -92,6 +94,8 @@ class Telegram:
         """The WSGI application."""
         app = Flask("telegram")
         app.add_url_rule("/bot<token>/<method>", view_func=self._bot, methods=["GET", "POST"])
+        app.add_url_rule("/file/bot<token>/<path:name>", view_func=self._download)
+        app.add_url_rule("/person/files", view_func=self._person_send_files, methods=["POST"])
         app.add_url_rule("/", view_func=self._page)
         app.add_url_rule("/person/messages", view_func=self._person_message, methods=["POST"])
         app.add_url_rule("/person/stop", view_func=self._person_stop, methods=["POST"])
@@ -223,29 +227,81 @@ class Telegram:
         return _public(message)
 
     def _send_document(self, parameters: dict[str, Any]) -> Any:
-        upload = request.files.get("document")
+        return self._sent_file("document", parameters)
+
+    def _send_photo(self, parameters: dict[str, Any]) -> Any:
+        return self._sent_file("photo", parameters)
+
+    def _send_audio(self, parameters: dict[str, Any]) -> Any:
+        return self._sent_file("audio", parameters)
+
+    def _send_video(self, parameters: dict[str, Any]) -> Any:
+        return self._sent_file("video", parameters)
+
+    def _sent_file(self, kind: str, parameters: dict[str, Any]) -> Any:
+        return self._sent_message(parameters, {**self._upload(kind, kind), **_caption(parameters)})
+
+    def _send_media_group(self, parameters: dict[str, Any]) -> Any:
+        """2 to 10 photos and videos, or documents, or audios; https://core.telegram.org/bots/api#sendmediagroup"""
+        media = parameters["media"]
+        if not 2 <= len(media) <= 10:
+            raise BotApiError(400, "Bad Request: wrong number of media in the album")
+        kinds = {"visual" if item["type"] in ("photo", "video") else item["type"] for item in media}
+        if len(kinds) > 1:
+            raise BotApiError(400, "Bad Request: can't mix these media types in one album")
+        group = str(time.time_ns())
+        contents = [
+            {**self._upload(item["type"], item["media"].removeprefix("attach://")), **_caption(item)} for item in media
+        ]
+        return [self._sent_message(parameters, {**content, "media_group_id": group}) for content in contents]
+
+    def _upload(self, kind: str, field: str) -> dict[str, Any]:
+        """The message's content for a file of the request, after Telegram's checks."""
+        upload = request.files.get(field)
         if upload is None:
-            raise BotApiError(400, "Bad Request: there is no document in the request")
+            raise BotApiError(400, f"Bad Request: there is no {kind} in the request")
         content = upload.read()
         if not content:
             raise BotApiError(400, "Bad Request: file must be non-empty")
-        if len(content) > UPLOAD_LIMIT:
+        if len(content) > (PHOTO_LIMIT if kind == "photo" else UPLOAD_LIMIT):
             raise BotApiError(413, "Request Entity Too Large")
-        caption = str(parameters.get("caption") or "")
-        if utf16_len(caption) > CAPTION_LIMIT:
-            raise BotApiError(400, "Bad Request: message caption is too long")
-        name = upload.filename or "file"
+        if kind == "photo" and _image_size(content) is None:
+            raise BotApiError(400, "Bad Request: IMAGE_PROCESS_FAILED")
+        return self._stored(kind, upload.filename or "file", content)
+
+    def _stored(self, kind: str, name: str, content: bytes, mime: str | None = None) -> dict[str, Any]:
+        """Keep a file; returns the message's field for it."""
         file_id = f"file{len(self.calls)}-{time.time_ns()}{Path(name).suffix[:10]}"
         self._files.mkdir(parents=True, exist_ok=True)
         (self._files / file_id).write_bytes(content)
-        document = {
-            "file_id": file_id,
-            "file_unique_id": file_id,
-            "file_name": name,
-            "mime_type": mimetypes.guess_type(name)[0] or "application/octet-stream",
-            "file_size": len(content),
-        }
-        return self._sent_message(parameters, {"document": document, **({"caption": caption} if caption else {})})
+        file: dict[str, Any] = {"file_id": file_id, "file_unique_id": file_id, "file_size": len(content)}
+        if kind == "photo":
+            width, height = _image_size(content) or (1, 1)
+            return {"photo": [{**file, "width": width, "height": height}]}
+        file["mime_type"] = mime or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        if kind != "voice":
+            file["file_name"] = name
+        if kind in ("voice", "audio", "video"):
+            file["duration"] = 1
+        if kind == "video":
+            file |= {"width": 1, "height": 1}
+        return {kind: file}
+
+    def _get_file(self, parameters: dict[str, Any]) -> Any:
+        """https://core.telegram.org/bots/api#getfile"""
+        path = self._files / Path(str(parameters["file_id"])).name
+        if not path.is_file():
+            raise BotApiError(400, "Bad Request: invalid file_id")
+        size = path.stat().st_size
+        if size > DOWNLOAD_LIMIT:
+            raise BotApiError(400, "Bad Request: file is too big")
+        return {"file_id": path.name, "file_unique_id": path.name, "file_size": size, "file_path": f"files/{path.name}"}
+
+    def _download(self, token: str, name: str) -> Response:
+        path = self._files / Path(name).name
+        if token != self.token or not path.is_file():
+            return Response("Not Found", 404)
+        return send_file(path.resolve())
 
     def _send_chat_action(self, parameters: dict[str, Any]) -> Any:
         """Shown for five seconds, or until the bot sends something."""
@@ -374,8 +430,32 @@ class Telegram:
         user_id: int | None = None,
         language: str = "en",
         name: str = "You",
+        more: dict[str, Any] | None = None,
     ) -> dict[str, int]:
-        """A person writes a message; returns its `update_id` and `message_id`. It goes to the webhook by itself."""
+        """A person writes a message; returns its `update_id` and `message_id`. It goes to the webhook by itself.
+
+        `more` are further fields of the message, such as `reply_to_message`.
+        """
+        command = COMMAND.match(text)
+        entity = {"type": "bot_command", "offset": 0, "length": command.end()} if command else None
+        content: dict[str, Any] = {"text": text, **({"entities": [entity]} if entity else {}), **(more or {})}
+        return self.post(chat_id, content, thread_id, user_id, language, name)
+
+    def send_file(self, chat_id: int, kind: str, name: str, content: bytes, **how: Any) -> dict[str, int]:
+        """A person sends a file as `kind`; `how` is post's, with `more` for caption and media_group_id."""
+        more = how.pop("more", {})
+        return self.post(chat_id, {**self._stored(kind, name, content, how.pop("mime", None)), **more}, **how)
+
+    def post(
+        self,
+        chat_id: int,
+        content: dict[str, Any],
+        thread_id: int = 0,
+        user_id: int | None = None,
+        language: str = "en",
+        name: str = "You",
+    ) -> dict[str, int]:
+        """A person sends a message with any content; returns its `update_id` and `message_id`."""
         user = {
             "id": user_id or abs(chat_id),
             "is_bot": False,
@@ -388,10 +468,7 @@ class Telegram:
                 chat["threads"].append(thread_id)
                 chat["is_forum"] = chat_id < 0
             topic = {"message_thread_id": thread_id, "is_topic_message": True} if thread_id else {}
-            command = COMMAND.match(text)
-            entity = {"type": "bot_command", "offset": 0, "length": command.end()} if command else None
-            entities = {"entities": [entity]} if entity else {}
-            message = self._add(chat, {"from": user, **topic, "text": text, **entities})
+            message = self._add(chat, {"from": user, **topic, **content})
             update_id = self.queue({"message": _public(message)}, chat_id)
         return {"update_id": update_id, "message_id": int(message["message_id"])}
 
@@ -505,6 +582,26 @@ class Telegram:
         except (KeyError, ValueError) as error:
             return Response(f"bad field: {error}", 400)
 
+    def _person_send_files(self) -> Any:
+        """Files of a form: one message each, several as one album."""
+        form, uploads = request.form, request.files.getlist("file")
+        try:
+            chat_id, thread_id = int(form["chat_id"]), int(form.get("thread_id") or 0)
+        except (KeyError, ValueError) as error:
+            return Response(f"bad field: {error}", 400)
+        album = {"media_group_id": str(time.time_ns())} if len(uploads) > 1 else {}
+        caption = {"caption": form["caption"]} if form.get("caption") else {}
+        sent: list[dict[str, int]] = []
+        for upload in uploads:
+            content, mime = upload.read(), upload.mimetype
+            kind = "photo" if _image_size(content) and mime.startswith("image/") else "document"
+            if form.get("kind") == "voice":
+                kind = "voice"
+            more = {**album, **(caption if not sent else {})}
+            how = {"thread_id": thread_id, "language": form.get("language") or "en", "more": more, "mime": mime}
+            sent.append(self.send_file(chat_id, kind, upload.filename or "file", content, **how))
+        return sent
+
     def _person_button(self) -> Any:
         body = request.get_json()
         try:
@@ -563,7 +660,7 @@ def _methods() -> dict[str, Any]:
     return {name.lower(): model for name, model in models if hasattr(model, "__api_method__")}
 
 
-CONTENT = ("text", "entities", "rich_message", "_page", "document", "caption")
+CONTENT = ("text", "entities", "rich_message", "_page", "document", "photo", "audio", "video", "caption")
 """The fields of a message that an edit replaces."""
 
 
@@ -605,6 +702,22 @@ def _rich_content(rich: dict[str, Any]) -> dict[str, Any]:
         raise BotApiError(400, "Bad Request: rich message is too long")
     blocks = [{"type": "paragraph", "text": markdown}]
     return {"rich_message": {"blocks": blocks}, "_page": {"markdown": markdown, "html": richify(markdown).html}}
+
+
+def _caption(parameters: dict[str, Any]) -> dict[str, Any]:
+    caption = str(parameters.get("caption") or "")
+    if utf16_len(caption) > CAPTION_LIMIT:
+        raise BotApiError(400, "Bad Request: message caption is too long")
+    return {"caption": caption} if caption else {}
+
+
+def _image_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of a PNG, JPEG, GIF or WebP by its header; None when it is none of these."""
+    if content[:8] == b"\x89PNG\r\n\x1a\n":
+        return int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
+    if content[:3] == b"\xff\xd8\xff" or content[:4] == b"GIF8" or (content[:4], content[8:12]) == (b"RIFF", b"WEBP"):
+        return 1, 1
+    return None
 
 
 def _new_chat(chat_id: int, name: str) -> dict[str, Any]:

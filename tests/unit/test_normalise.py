@@ -25,7 +25,7 @@ def message(text: str | None = "hello", **more: Any) -> dict[str, Any]:
     command = re.match(r"/\w+(@\w+)?", text or "")
     entities = [{"type": "bot_command", "offset": 0, "length": command.end()}] if command else []
     content = {"text": text, "entities": entities} if text is not None else {}
-    return {"message_id": 7, "date": 100, "chat": chat, "from": USER, **content, **more}
+    return {"message_id": 7, "date": 100, "chat": chat, "from": {**USER}, **content, **more}
 
 
 def envelope(update: dict[str, Any], users: tuple[str, ...] = ALL, chats: tuple[str, ...] = ()) -> Envelope:
@@ -96,8 +96,10 @@ def test_strangers_cannot_run_commands_press_buttons_or_send_files() -> None:
     assert envelope({"message": message(None, document={"file_id": "x"})}, ()).reason == "not_allowed"
 
 
-def test_a_file_is_refused_as_unsupported_and_a_service_message_is_ignored() -> None:
-    assert envelope({"message": message(None, voice={"file_id": "x"})}).reason == "unsupported"
+def test_what_nobody_can_read_is_refused_and_a_service_message_is_ignored() -> None:
+    assert envelope({"message": message(None, story={"id": 1})}).reason == "unsupported"
+    large = {"file_id": "x", "file_size": 20 * 1024 * 1024 + 1}
+    assert envelope({"message": message(None, document=large)}).reason == "file_too_large"
     assert envelope({"message": message(None, new_chat_title="x")}).route == "ignored"
     assert envelope({"message": {k: v for k, v in message().items() if k != "from"}}).route == "ignored"
 
@@ -150,3 +152,65 @@ def test_a_bad_field_is_named(field: str) -> None:
     with pytest.raises(ValidationError) as error:
         Update.model_validate_json(json.dumps(update))
     assert ".".join(map(str, error.value.errors()[0]["loc"])) == field
+
+
+def attached(**content: Any) -> tuple[str, str, str]:
+    """Kind, name and type of a message's file."""
+    found = envelope({"message": message(None, **content)})
+    assert found.message is not None
+    (file,) = found.message.attachments
+    return file.kind, file.name, file.mime
+
+
+def test_files_get_a_kind_a_harmless_name_and_a_type() -> None:
+    sizes = [{"file_id": "small", "file_size": 1}, {"file_id": "large", "file_size": 9}]
+
+    assert attached(photo=sizes) == ("photo", "photo-7.jpg", "image/jpeg")
+    assert attached(voice={"file_id": "v"}) == ("voice", "voice-7.ogg", "audio/ogg")
+    document = {"file_id": "d", "file_name": "../../etc/pass\x00wd.txt", "mime_type": "text/plain"}
+    assert attached(document=document) == ("document", "_.._etc_pass_wd.txt", "text/plain")
+    long = {"file_id": "d", "file_name": "x" * 200 + ".pdf", "mime_type": "application/pdf"}
+    assert attached(document=long)[1] == "x" * 68 + ".pdf"
+    animation = {"file_id": "a", "file_name": "a.mp4", "mime_type": "video/mp4"}
+    assert attached(animation=animation, document=animation)[0] == "animation"
+
+
+def text_of(**content: Any) -> str:
+    found = envelope({"message": message(**content)})
+    assert found.message is not None
+    return found.message.text
+
+
+def test_what_a_message_refers_to_is_read_with_it() -> None:
+    original = {"message_id": 3, "from": {**USER, "first_name": "Bo"}, "text": "first\nsecond"}
+
+    assert text_of(text="why?", reply_to_message=original) == "[In reply to Bo:]\n> first\n> second\n\nwhy?"
+    assert text_of(text="why?", reply_to_message=original, quote={"text": "sec"}).startswith(
+        "[In reply to Bo:]\n> sec\n"
+    )
+    topic_title = {"message_id": 3, "from": USER, "forum_topic_created": {"name": "x"}}
+    assert text_of(text="hello", reply_to_message=topic_title) == "hello"
+    forwarded = {"type": "hidden_user", "sender_user_name": "Cy", "date": 1}
+    assert text_of(text="look", forward_origin=forwarded) == "[Forwarded, first written by Cy:]\n\nlook"
+    channel = {"type": "channel", "chat": {"id": -1, "type": "channel", "title": "News"}, "date": 1, "message_id": 1}
+    assert text_of(text="look", forward_origin=channel).startswith("[Forwarded, first written by News:]")
+
+
+def test_places_contacts_polls_and_dice_are_text() -> None:
+    place = {"latitude": 52.5, "longitude": 13}
+
+    assert text_of(text=None, location=place) == "[Location: 52.5, 13.0]"
+    venue = {"location": place, "title": "Cafe", "address": "Main St"}
+    assert text_of(text=None, location=place, venue=venue) == "[Venue: Cafe, Main St (52.5, 13.0)]"
+    assert text_of(text=None, contact={"phone_number": "+1", "first_name": "Di"}) == "[Contact: Di, +1]"
+    poll = {"id": "1", "question": "Tea?", "options": [{"text": "yes"}, {"text": "no"}]}
+    assert text_of(text=None, poll=poll) == "[Poll: Tea? - yes; no]"
+    assert text_of(text=None, dice={"emoji": "🎲", "value": 6}) == "[🎲 6]"
+
+
+def test_messages_of_an_album_take_a_way_of_their_own() -> None:
+    found = envelope({"message": message(None, photo=[{"file_id": "p"}], caption="look", media_group_id="77")})
+
+    assert (found.route, found.message.album if found.message else "") == ("album", "77")
+    assert found.message is not None
+    assert found.message.text == "look"

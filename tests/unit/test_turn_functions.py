@@ -63,7 +63,8 @@ class Turn:
         return summary.result
 
     def hydrate(self) -> dict[str, Any]:
-        where = {"chat": {"id": self.chat, "thread_id": 0, "type": "private"}, "message_id": 1, "language": "en"}
+        where = {"chat": {"id": self.chat, "thread_id": 0, "type": "private"}, "language": "en"}
+        where["message"] = {"id": 1, "update_id": 1, "date": 1, "text": "hello"}
         return self.step("Hydrate", **where, execution=HELD["execution"])
 
     def reply(self, result: str, **more: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from claude_agent_sdk import ResultMessage
 
 from functions.agent import handler
 from functions.agent.conversation import Conversation, Run
+from functions.agent.inbox import Prompt
 from functions.agent.reporter import Watch
 from functions.agent.store import RestoredStore
 from functions.common.snapshots import Manifest
@@ -39,12 +40,12 @@ class FastConversation(Conversation):
         self.folder = tempfile.TemporaryDirectory()
         self.workspace = Workspace(Path(self.folder.name), snapshots, self.session_id)
 
-    def ask(self, text: str, seconds: float, watch: Watch | None = None) -> Run:
+    def ask(self, text: Prompt | None, seconds: float, watch: Watch | None = None) -> Run:
         key = {"project_key": "fast", "session_id": self.session_id}
         asyncio.run(self.store.append(key, [{"uuid": str(uuid.uuid4()), "text": text}]))
         usage = {"input_tokens": 1, "output_tokens": 1}
-        final = ResultMessage("success", 0, 0, False, 1, self.session_id, result=answer_to(text), usage=usage)
-        return Run(answer_to(text), final)
+        final = ResultMessage("success", 0, 0, False, 1, self.session_id, result=answer_to(str(text)), usage=usage)
+        return Run(answer_to(str(text)), final)
 
     def stop(self) -> None:
         """It is done before anybody can stop it."""
