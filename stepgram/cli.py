@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -10,13 +11,14 @@ import threading
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.table import Table
 
+from functions.common.admission import Admission, Guest
 from functions.common.errors import SnapshotMissing
 from stepgram import console as console_page
 from stepgram.ask import Answer, Decide, Person
@@ -27,7 +29,7 @@ from stepgram.embedded.server import PortBusy, Server
 from stepgram.executions import ExecutionDetail, State, detail, list_executions, present_state
 from stepgram.rerun import RerunError, failed_since, rerun_all
 from stepgram.sessions import Sessions, session_key
-from stepgram.stack import StackError, dotenv, open_stack, serve
+from stepgram.stack import Stack, StackError, dotenv, open_stack, serve
 from stepgram.webhook import webhook_delete, webhook_info, webhook_set
 
 DEFAULT_CHAT = 1001
@@ -409,6 +411,67 @@ def run() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+@main.group()
+def access() -> None:
+    """Who may talk to the bot, besides the template's AllowedUsers and AllowedChats."""
+
+
+@access.command("list")
+@stack_option
+@json_option
+def list_access(stack: str | None, as_json: bool) -> None:
+    """Everybody who was allowed."""
+    with open_stack(stack) as opened:
+        guests = [guest.model_dump() for guest in admission(opened).guests()]
+    if as_json:
+        click.echo(json.dumps(guests, ensure_ascii=False, indent=2))
+        return
+    for guest in guests:
+        out.print(
+            f"{guest['kind']} {guest['id']}  {guest['name']}  [dim]allowed by {guest['by']}[/dim]", highlight=False
+        )
+
+
+@access.command("allow")
+@click.argument("code")
+@stack_option
+def allow_access(code: str, stack: str | None) -> None:
+    """Allow the person who was given this pairing CODE by the bot."""
+    with open_stack(stack) as opened:
+        guest = admission(opened).redeem(code, getpass.getuser())
+    if guest is None:
+        raise StackError(f"nobody has the code {code} (any more); the bot gives a new one after an hour")
+    out.print(f"user {guest.id} ({guest.name}) may talk to the bot now", highlight=False)
+
+
+@access.command("add")
+@click.argument("kind", type=click.Choice(["user", "chat"]))
+@click.argument("number", type=int)
+@stack_option
+def add_access(kind: Literal["user", "chat"], number: int, stack: str | None) -> None:
+    """Allow a user, or everybody in a chat, by id (`/whoami` shows both)."""
+    with open_stack(stack) as opened:
+        admission(opened).add(Guest(kind=kind, id=number, by=getpass.getuser()))
+    out.print(f"{kind} {number} is allowed now", highlight=False)
+
+
+@access.command("remove")
+@click.argument("kind", type=click.Choice(["user", "chat"]))
+@click.argument("number", type=int)
+@stack_option
+def remove_access(kind: Literal["user", "chat"], number: int, stack: str | None) -> None:
+    """Take a permission back; the template's lists stay as they are."""
+    with open_stack(stack) as opened:
+        if not admission(opened).remove(kind, number):
+            raise StackError(f"{kind} {number} is not on the list")
+    out.print(f"{kind} {number} is no longer allowed", highlight=False)
+
+
+def admission(stack: Stack) -> Admission:
+    """The stack's access list."""
+    return Admission(stack.outputs["SessionTable"], stack.client("dynamodb"))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from functions.common.telegram import BotApi
+from functions.intake.run_command import menu
 from functions.webhook.update import KINDS
 from stepgram.stack import Stack
 
 MAX_CONNECTIONS = 40
+SCOPES = ("default", "all_private_chats", "all_group_chats")
+LANGUAGES = ("", "zh")
+"""The languages of the menu; the first is for everybody else (Bot API, setMyCommands)."""
 
 
 def webhook_set(stack: Stack) -> str:
@@ -23,7 +27,17 @@ def webhook_set(stack: Stack) -> str:
             "max_connections": MAX_CONNECTIONS,
         },
     )
+    set_commands(_bot(stack))
     return url
+
+
+def set_commands(bot: BotApi) -> None:
+    """Give Telegram the menu of commands, for each language and for private chats and groups."""
+    for scope in SCOPES:
+        for language in LANGUAGES:
+            commands = [{"command": name, "description": text} for name, text in menu(language or "en")]
+            parameters = {"commands": commands, "scope": {"type": scope}, "language_code": language or None}
+            bot.call("setMyCommands", parameters)
 
 
 def webhook_info(stack: Stack) -> dict[str, Any]:

@@ -40,7 +40,7 @@ ORDER = [
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
-    parameters = {"ApprovalTools": "outside,Glob"}
+    parameters = {"ApprovalTools": "outside,Glob", "GroupMessages": "all", "MessagesPerMinute": "0"}
     with EmbeddedStack(tmp_path_factory.mktemp("stepgram"), parameters=parameters, environment={}) as running:
         yield running
 

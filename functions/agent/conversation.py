@@ -98,6 +98,7 @@ class Conversation:
         self.manifest = manifest
         self.snapshots = snapshots
         self.approval = approval
+        self.model = settings.model
         self.started = time.monotonic()
         self.base = snapshots.read(manifest, Manifest) if manifest else None
         self._stderr: list[str] = []

@@ -59,6 +59,8 @@ class SessionState(BaseModel):
     progress: str
     allowed: tuple[str, ...] = ()
     decision: Decision | None = None
+    budget_usd: float
+    model: Literal["haiku", "sonnet", "opus"] | None = None
 
 
 class Request(StepRequest):
@@ -75,7 +77,7 @@ class Request(StepRequest):
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Run the agent once for this turn; a result it already has is returned as it is."""
     request = parse(Request, event)
-    settings = AgentSettings.load()
+    settings = AgentSettings.load().choosing(request.session.model)
     keys = {"turn_id": request.turn_id, "session_key": request.session_key, "state": request.state}
     logger.thread_safe_append_keys(**keys, session_id=request.session.session_id)
     try:
@@ -129,15 +131,15 @@ def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earli
     global _kept
     kept, _kept = _kept, None
     session, approval = request.session, _approval(request.session, settings, earlier)
-    this = (session.session_id, session.going_on, approval)
-    if kept is not None and (kept.session_id, kept.manifest, kept.approval) == this:
+    this = (session.session_id, session.going_on, approval, settings.model)
+    if kept is not None and (kept.session_id, kept.manifest, kept.approval, kept.model) == this:
         kept.snapshots.use(snapshots)
         logger.info("the open conversation is used")
         return kept
     if kept is not None:
         _close(kept)
     end_leftovers()
-    budget = settings.max_budget_usd - (earlier.summary.cost_usd if earlier else 0.0)
+    budget = min(settings.max_budget_usd, session.budget_usd) - (earlier.summary.cost_usd if earlier else 0.0)
     try:
         return Conversation(settings, snapshots, session.session_id, session.going_on, max(budget, 0.01), approval)
     except ClaudeSDKError as error:

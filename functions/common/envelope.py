@@ -10,8 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Route = Literal["message", "album", "command", "button", "stop", "refused", "ignored"]
-Reason = Literal["not_allowed", "unsupported", "file_too_large", "nothing_to_do"]
+Route = Literal["message", "album", "command", "button", "stop", "membership", "refused", "ignored"]
+Reason = Literal[
+    "not_allowed", "unsupported", "file_too_large", "too_fast", "general_topic", "not_for_us", "nothing_to_do"
+]
 
 NAME_LIMIT = 80
 """Characters an execution's name may have (Step Functions API, StartExecution)."""
@@ -80,6 +82,14 @@ class Button(Part):
     message_id: int
 
 
+class Membership(Part):
+    """The bot's place in a group: whether it `joined` just now, is an `admin`, and may manage `topics`."""
+
+    joined: bool
+    admin: bool
+    topics: bool
+
+
 class Envelope(Part):
     """One update, normalised. `turn_id` is the execution's name and the idempotency key everywhere.
 
@@ -96,6 +106,7 @@ class Envelope(Part):
     command: Command | None = None
     button: Button | None = None
     draft: int | None = None
+    membership: Membership | None = None
     album: dict[str, str] | None = None
     ttl: int = 0
 

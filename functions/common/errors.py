@@ -15,6 +15,7 @@
     ├── LockContended            the lock item changed too often            Retry 3 times
     ├── LockLost                 the lock's fence moved on                  nothing is written; queues for it again
     ├── TooManyWaiting           64 turns wait in this conversation         ends the turn (Catch); the user is told
+    ├── BudgetSpent              nothing is left of a budget                ends the turn (Catch); the user is told
     ├── AlbumIncomplete          more of an album may still come            Retry until nothing came for a moment
     ├── TranscriptPending        a voice message is being transcribed       Retry until it is text
     ├── SnapshotMissing          a snapshot S3 no longer has                handled in Hydrate: a fresh session
@@ -87,6 +88,10 @@ class LockLost(StepgramError):
 
 class TooManyWaiting(StepgramError):
     """The conversation's queue is full."""
+
+
+class BudgetSpent(StepgramError):
+    """A budget of this day or month is spent."""
 
 
 class AlbumIncomplete(StepgramError):

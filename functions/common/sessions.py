@@ -41,10 +41,14 @@ class Pointer(BaseModel):
     ttl: int = 0
 
 
+MODELS = ("haiku", "sonnet", "opus")
+"""What people may choose; which model each is, the template's parameters say."""
+
+
 class Preferences(BaseModel):
     """What people chose for a conversation. `verbose`: how much is shown of the tools that run, from 0 to 2.
 
-    `allowed`: tools that do not ask (any more) in the session `allowed_in`.
+    `allowed`: tools that do not ask (any more) in the session `allowed_in`. `model`: one of MODELS.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -52,6 +56,7 @@ class Preferences(BaseModel):
     verbose: int = 1
     allowed: tuple[str, ...] = ()
     allowed_in: str | None = None
+    model: str | None = None
 
     def allowed_tools(self, session_id: str) -> tuple[str, ...]:
         """The tools that do not ask in this session."""

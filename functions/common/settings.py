@@ -63,6 +63,19 @@ class AwsSettings(Settings):
 class WebhookSettings(Settings):
     """The webhook's environment."""
 
+    table: str = Field(alias="SESSION_TABLE", description="Name of the DynamoDB table")
+    messages_per_minute: int = Field(
+        20, alias="MESSAGES_PER_MINUTE", ge=0, description="Messages one user may send in a minute; 0: any number"
+    )
+    group_messages: Literal["mention", "all"] = Field(
+        "mention",
+        alias="GROUP_MESSAGES",
+        description="Which messages of a group, outside topics, are for the bot: mention (and replies) or all",
+    )
+    bot_username: str = Field(
+        "", alias="BOT_USERNAME", description="The bot's name, without @; empty: any name that ends in `bot` means it"
+    )
+
     intake_arn: str = Field(alias="INTAKE_ARN", description="ARN of the Intake state machine")
     secret_id: str = Field(alias="WEBHOOK_SECRET_ID", description="Secrets Manager id of Telegram's webhook secret")
     allowed_users: NameList = Field(
@@ -99,13 +112,30 @@ class AccessSettings(BucketSettings, TicketSettings):
 
 
 class SessionSettings(TableSettings):
-    """Persist, and whoever moves a conversation's pointer."""
+    """Whoever moves a conversation's pointer."""
 
     session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
 
 
 class ContinueSettings(TableSettings, AccessSettings):
     """ContinueAgent."""
+
+
+class BudgetSettings(TableSettings):
+    """Whoever looks at what may be spent, in US dollars; 0 is no limit."""
+
+    daily_usd: float = Field(
+        20, alias="DAILY_BUDGET_USD", ge=0, description="US dollars a day, all conversations; 0: any"
+    )
+    monthly_usd: float = Field(
+        200, alias="MONTHLY_BUDGET_USD", ge=0, description="US dollars a month, all conversations; 0: any"
+    )
+    chat_daily_usd: float = Field(
+        10, alias="CHAT_DAILY_BUDGET_USD", ge=0, description="US dollars a day for one conversation; 0: any"
+    )
+    chat_monthly_usd: float = Field(
+        100, alias="CHAT_MONTHLY_BUDGET_USD", ge=0, description="US dollars a month for one conversation; 0: any"
+    )
 
 
 class TelegramSettings(Settings):
@@ -115,7 +145,7 @@ class TelegramSettings(Settings):
     api_url: str = Field("https://api.telegram.org", alias="TELEGRAM_API_URL", description="Root of the Bot API")
 
 
-class HydrateSettings(SessionSettings, AccessSettings, TelegramSettings):
+class HydrateSettings(SessionSettings, AccessSettings, TelegramSettings, BudgetSettings):
     """Hydrate."""
 
     approval_hours: float = Field(
@@ -131,6 +161,10 @@ class HydrateSettings(SessionSettings, AccessSettings, TelegramSettings):
     def renew_after(self) -> timedelta:
         """The age from which an object is renewed: a younger one outlives the mapping, with a day to spare."""
         return timedelta(days=max(0, self.session_data_days - self.session_ttl_days - 1))
+
+
+class PersistSettings(SessionSettings, BudgetSettings):
+    """Persist."""
 
 
 class ReplySettings(TelegramSettings, TableSettings, BucketSettings):
@@ -162,10 +196,15 @@ class ApprovalSettings(NoticeSettings, BucketSettings):
     )
 
 
-class IntakeSettings(ApprovalSettings):
+class IntakeSettings(ApprovalSettings, BudgetSettings):
     """The Intake's function."""
 
     turn_arn: str = Field(alias="TURN_ARN", description="ARN of the Turn state machine")
+    console_url: str = Field(
+        "stepgram show {name}",
+        alias="CONSOLE_URL",
+        description="Where an operator sees an execution: an address with {arn} or {name}",
+    )
     session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
 
 
@@ -218,6 +257,11 @@ class AgentSettings(BucketSettings):
     mcp_servers: NameList = Field(
         ("*",), alias="MCP_SERVERS", description="Names of the MCP servers of `mcp.json` to use; `*` for all"
     )
+
+    def choosing(self, model: str | None) -> Self:
+        """The same with another model: `haiku`, `sonnet` or `opus`; None leaves it."""
+        known = {"haiku": self.haiku, "sonnet": self.sonnet, "opus": self.opus}
+        return self if model is None else self.model_copy(update={"model": known[model]})
 
 
 class LockSettings(TableSettings):

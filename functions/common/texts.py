@@ -8,22 +8,114 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "zh": "你好，{name}。我是一个 Claude 智能体：给我发消息，我会在这里回答。/help 查看我能做什么。",
     },
     "help": {
-        "en": "Write anything and I will answer; I remember this conversation.\n\n"
-        "/new - forget this conversation and start afresh\n"
-        "/undo - take back the last message, my answer and what I did to files\n"
-        "/fork - go on from here separately\n"
-        "/debug - get this conversation's files\n"
-        "/stop - stop what I am doing\n"
-        "/whoami - show your ids\n"
-        "/help - this text",
-        "zh": "发送任何内容，我都会回答，并记住本次对话。\n\n"
-        "/new - 忘掉本次对话，重新开始\n"
-        "/undo - 撤销上一条消息、我的回答和对文件的改动\n"
-        "/fork - 从这里另开一个对话\n"
-        "/debug - 获取本次对话的文件\n"
-        "/stop - 停止正在进行的任务\n"
-        "/whoami - 显示你的 ID\n"
-        "/help - 显示本说明",
+        "en": "Write anything and I will answer; I remember this conversation. Photos, files and voice work too.\n\n"
+        "{commands}",
+        "zh": "发送任何内容，我都会回答，并记住本次对话。也可以发送照片、文件和语音。\n\n{commands}",
+    },
+    "lines": {
+        "en": "{lines}",
+        "zh": "{lines}",
+    },
+    "menu_help": {"en": "What I can do", "zh": "查看我能做什么"},
+    "menu_new": {"en": "Forget this conversation and start afresh", "zh": "忘掉本次对话，重新开始"},
+    "menu_newchat": {"en": "A new conversation, in a forum a new topic", "zh": "开始新对话（论坛中为新话题）"},
+    "menu_stop": {"en": "Stop what I am doing", "zh": "停止正在进行的任务"},
+    "menu_status": {"en": "Where this conversation stands", "zh": "查看当前对话状态"},
+    "menu_undo": {"en": "Take back the last message and what came of it", "zh": "撤销上一条消息及其结果"},
+    "menu_fork": {"en": "Go on from here separately", "zh": "从这里另开一个对话"},
+    "menu_model": {"en": "Choose the model", "zh": "选择模型"},
+    "menu_cost": {"en": "What this has cost", "zh": "查看费用"},
+    "menu_verbose": {"en": "How much you see of my tools: 0, 1 or 2", "zh": "显示工具的详细程度：0、1 或 2"},
+    "menu_debug": {"en": "Get this conversation's files", "zh": "获取本次对话的文件"},
+    "menu_whoami": {"en": "Show your ids", "zh": "显示你的 ID"},
+    "status_session": {
+        "en": "Session {session}, version {version}",
+        "zh": "会话 {session}，版本 {version}",
+    },
+    "status_model": {
+        "en": "Model: {model} · tools shown: {verbose}",
+        "zh": "模型：{model} · 工具显示：{verbose}",
+    },
+    "status_queue": {
+        "en": "Working on a message; {waiting} more waiting.",
+        "zh": "正在处理一条消息；还有 {waiting} 条等待。",
+    },
+    "status_idle": {
+        "en": "Nothing is running.",
+        "zh": "没有正在进行的任务。",
+    },
+    "status_last": {
+        "en": "Last execution: {turn}\n{link}",
+        "zh": "最近一次执行：{turn}\n{link}",
+    },
+    "model": {
+        "en": "Model of this conversation: {model}. Choose with /model and one of: {choices}.",
+        "zh": "本次对话的模型：{model}。用 /model 加以下之一选择：{choices}。",
+    },
+    "model_default": {"en": "default", "zh": "默认"},
+    "verbose": {
+        "en": "Tools shown: {verbose}. 0 - none, 1 - what runs, 2 - with its details.",
+        "zh": "工具显示：{verbose}。0 - 不显示，1 - 显示名称，2 - 显示详情。",
+    },
+    "cost_session": {
+        "en": "This session: ${cost}",
+        "zh": "本次会话：${cost}",
+    },
+    "cost_budget": {
+        "en": "{budget}: ${spent} of {limit}",
+        "zh": "{budget}：${spent} / {limit}",
+    },
+    "no_limit": {"en": "no limit", "zh": "不限"},
+    "budget_chat_day": {"en": "This conversation today", "zh": "本对话今日"},
+    "budget_chat_month": {"en": "This conversation this month", "zh": "本对话本月"},
+    "budget_all_day": {"en": "All conversations today", "zh": "全部对话今日"},
+    "budget_all_month": {"en": "All conversations this month", "zh": "全部对话本月"},
+    "budget_warning": {
+        "en": "⚠️ {budget}: ${spent} of ${limit} are spent.",
+        "zh": "⚠️ {budget}：已用 ${spent} / ${limit}。",
+    },
+    "budget_spent": {
+        "en": "The budget is spent, so your message was not answered ({turn}). It is kept and can be run again later; "
+        "/cost shows more.",
+        "zh": "预算已用完，你的消息没有得到回答（{turn}）。消息已保留，可以稍后重新运行；用 /cost 查看详情。",
+    },
+    "too_fast": {
+        "en": "That is too fast for me. What you write in this minute from now on is not read.",
+        "zh": "消息太快了。这一分钟内后续的消息不会被读取。",
+    },
+    "general_topic": {
+        "en": "I answer in topics, one conversation each. Write there, or open one here: /newchat and your message.",
+        "zh": "我在话题中回答，每个话题一个对话。请在话题里发送，或在这里用 /newchat 加上你的消息来新建话题。",
+    },
+    "new_topic": {
+        "en": "A new conversation. What is it about?",
+        "zh": "新的对话。想聊什么？",
+    },
+    "new_chat_opened": {
+        "en": "I opened a topic for it.",
+        "zh": "已为此新建话题。",
+    },
+    "topic_name": {"en": "New conversation", "zh": "新对话"},
+    "group_left": {
+        "en": "Nobody who may use me added me here, so I leave. My operator can allow people.",
+        "zh": "添加我的人没有使用权限，我将离开。管理员可以授权。",
+    },
+    "group_without_topics": {
+        "en": "Hello! Mention me or reply to me, and I answer. With topics on (group settings), each topic is a "
+        "conversation of its own.",
+        "zh": "你好！提及我或回复我，我就会回答。在群设置中开启话题后，每个话题都是独立的对话。",
+    },
+    "group_not_admin": {
+        "en": "Hello! Make me an admin with the right to manage topics: then I read each topic and can open new ones.",
+        "zh": "你好！请将我设为管理员并授予管理话题的权限：这样我能读取每个话题并新建话题。",
+    },
+    "group_without_right": {
+        "en": "One right is missing: managing topics. With it, /newchat and /fork can open them.",
+        "zh": "还缺少一项权限：管理话题。有了它，/newchat 和 /fork 才能新建话题。",
+    },
+    "group_ready": {
+        "en": "All set: each topic is a conversation, and /newchat opens one.",
+        "zh": "准备就绪：每个话题是一个对话，/newchat 可新建话题。",
     },
     "unknown_command": {
         "en": "I do not know /{command}.",
@@ -52,10 +144,6 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "fork_nothing": {
         "en": "There is no conversation to go on from yet.",
         "zh": "还没有可以分支的对话。",
-    },
-    "fork_topic": {
-        "en": "Fork",
-        "zh": "分支",
     },
     "fork_refused": {
         "en": "I could not open a topic: {reason}",
@@ -150,8 +238,9 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "zh": "这里没有正在进行的任务。",
     },
     "not_allowed": {
-        "en": "You may not use this bot. Its operator can allow you: user {user}, chat {chat}.",
-        "zh": "你没有使用此机器人的权限。管理员可以授权：用户 {user}，聊天 {chat}。",
+        "en": "You may not use this bot yet. Its operator can allow you with:\nstepgram access allow {code}\n"
+        "(user {user})",
+        "zh": "你还没有使用此机器人的权限。管理员可以用以下命令授权：\nstepgram access allow {code}\n（用户 {user}）",
     },
     "unsupported": {
         "en": "I cannot read this kind of message. Text, photos, files, voice, video, places and contacts work.",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functions.common.observability import step
-from functions.intake import answer_button, answer_question, join_album, refuse, run_command, stop_turn
+from functions.intake import answer_button, answer_question, join_album, join_group, refuse, run_command, stop_turn
 from functions.intake.request import Outcome, Request
 
 STATES = {
     "JoinAlbum": join_album.run,
+    "JoinGroup": join_group.run,
     "RunCommand": run_command.run,
     "AnswerButton": answer_button.run,
     "AnswerQuestion": answer_question.run,

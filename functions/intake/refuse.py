@@ -1,9 +1,12 @@
-"""Refuse: say why the bot does not take this message."""
+"""Refuse: say why the bot does not take this message. Somebody who may not talk gets a pairing code, once an hour."""
 
 from __future__ import annotations
 
+from functions.common import aws
+from functions.common.admission import Admission
 from functions.common.errors import BadInput, TelegramRefused
 from functions.common.observability import logger
+from functions.common.settings import IntakeSettings
 from functions.intake.request import Outcome, Request, tell
 
 
@@ -12,8 +15,13 @@ def run(request: Request) -> Outcome:
     envelope = request.envelope
     if envelope.reason is None or envelope.chat is None or envelope.user is None:
         raise BadInput("envelope: a refusal needs reason, chat and user")
+    code: str | None = ""
+    if envelope.reason == "not_allowed":
+        code = Admission(IntakeSettings.load().table, aws.dynamodb()).pair(envelope.user.id, envelope.user.name)
+    if code is None:
+        return Outcome(outcome=f"refused {envelope.reason} before")
     try:
-        tell(request, envelope.reason, user=envelope.user.id, chat=envelope.chat.id)
+        tell(request, envelope.reason, user=envelope.user.id, chat=envelope.chat.id, code=code)
     except TelegramRefused as error:
         logger.warning("the refusal cannot be told", cause=str(error))
     return Outcome(outcome=f"refused {envelope.reason}")

@@ -10,7 +10,7 @@ import uuid
 
 from functions.common import aws
 from functions.common.delivery import SENT_BYTES, Delivery
-from functions.common.envelope import Chat, session_key
+from functions.common.envelope import Chat, Envelope, session_key, turn_id
 from functions.common.errors import BadInput, SnapshotMissing, TelegramRefused
 from functions.common.lock_table import LockTable
 from functions.common.sessions import Pointer, SessionTable
@@ -33,6 +33,46 @@ def new(request: Request) -> None:
         pointer = table.pointer(request.session_key)
         table.move(request.session_key, request.turn_id, pointer, Pointer(session_id=str(uuid.uuid4())))
     tell(request, "new")
+
+
+def new_chat(request: Request) -> None:
+    """A new conversation: in a forum a new topic, elsewhere a fresh session here."""
+    if not _chat(request).forum:
+        new(request)
+        return
+    thread = _new_topic(request)
+    if thread is not None:
+        there = _chat(request).model_copy(update={"thread_id": thread})
+        delivery(request, there).text("new_topic", request.say("new_topic"))
+        tell(request, "new_chat_opened")
+
+
+def new_chat_with(request: Request) -> Envelope | None:
+    """The envelope of the turn that starts a new conversation with the command's argument; None: it was refused."""
+    envelope, chat = request.envelope, _chat(request)
+    if envelope.command is None or envelope.message is None:
+        raise BadInput("envelope: a new chat needs command and message")
+    message = envelope.message.model_copy(update={"text": envelope.command.argument})
+    if not chat.forum:
+        new(request)
+        return envelope.model_copy(update={"route": "message", "command": None, "message": message})
+    thread = _new_topic(request)
+    if thread is None:
+        return None
+    there = {"chat": chat.model_copy(update={"thread_id": thread}), "session_key": session_key(chat.id, thread)}
+    name = turn_id(chat.id, thread, envelope.message.update_id)
+    return envelope.model_copy(
+        update={**there, "turn_id": name, "route": "message", "command": None, "message": message}
+    )
+
+
+def _new_topic(request: Request) -> int | None:
+    """A topic named after the command's argument; None when Telegram refuses it, which is said."""
+    try:
+        return _topic(request, _chat(request))
+    except TelegramRefused as error:
+        tell(request, "fork_refused", reason=error.description)
+        return None
 
 
 def undo(request: Request) -> None:
@@ -128,7 +168,7 @@ def _chat(request: Request) -> Chat:
 def _topic(request: Request, chat: Chat) -> int:
     """The new topic, made once for this update."""
     wanted = request.envelope.command.argument if request.envelope.command else ""
-    name = (wanted or request.say("fork_topic"))[:TOPIC_NAME]
+    name = (wanted.splitlines()[0] if wanted else request.say("topic_name"))[:TOPIC_NAME]
     return delivery(request, chat).topic("topic", name)
 
 

@@ -37,6 +37,8 @@ class SessionState(BaseModel):
     approval_seconds: int
     inbox: list[InboxFile]
     captions: list[str]
+    budget_usd: float
+    model: str | None
 
 
 class Run(BaseModel):

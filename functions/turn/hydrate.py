@@ -8,8 +8,9 @@ from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.access import seal
+from functions.common.budget import spent
 from functions.common.envelope import Chat, Message
-from functions.common.errors import SnapshotMissing
+from functions.common.errors import BudgetSpent, SnapshotMissing
 from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, logger, step
 from functions.common.progress import Ticket, issue
@@ -18,14 +19,16 @@ from functions.common.settings import HydrateSettings
 from functions.common.snapshots import InboxFile, Manifest, Snapshots
 from functions.turn.inbox import fill, messages_of
 
+NO_LIMIT_USD = 1_000_000.0
+
 
 class Result(BaseModel):
     """The session as the agent must continue it; `committed` when this turn's snapshot is visible already.
 
     `going_on` is the snapshot that part `part` of the turn goes on from; `access` are sealed credentials (`access.py`),
     `progress` is the sealed ticket for the Progress function (`progress.py`), `allowed` are tools that do not ask,
-    `inbox` what was attached (`inbox.py`), `captions` what else was written, and
-    `approval_seconds` is how long a question stays open.
+    `inbox` what was attached (`inbox.py`), `captions` what else was written, and `approval_seconds`
+    is how long a question stays open. `budget_usd` is what may still be spent, `model` what was chosen.
     """
 
     session_id: str
@@ -44,6 +47,8 @@ class Result(BaseModel):
     approval_seconds: int
     inbox: list[InboxFile]
     captions: list[str]
+    budget_usd: float
+    model: str | None
 
 
 class Request(StepRequest):
@@ -59,6 +64,10 @@ class Request(StepRequest):
 def handler(request: Request) -> Result:
     """Read the pointer again (it may have moved while the turn waited), check its snapshot and renew what is old."""
     settings = HydrateSettings.load()
+    budgets = spent(settings, aws.dynamodb(), request.session_key)
+    for budget in budgets:
+        if budget.left <= 0:
+            raise BudgetSpent(f"{budget.name}: ${budget.spent:.2f} of ${budget.limit:.2f} are spent")
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
     record = table.turn(request.session_key, request.turn_id)
     notice: Literal["session_lost"] | None = None
@@ -96,6 +105,8 @@ def handler(request: Request) -> Result:
         progress=issue(settings.session_key_arn, request.turn_id, request.session_key, ticket),
         allowed=preferences.allowed_tools(pointer.session_id),
         inbox=inbox,
+        budget_usd=round(min(NO_LIMIT_USD, *(budget.left for budget in budgets)), 4),
+        model=preferences.model,
         captions=[message.text for message in messages if message.text and message.id != request.message.id],
         approval_seconds=round(settings.approval_hours * 3600),
     )

@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import BaseModel
 
 from functions.common import aws
+from functions.common.budget import count, spent
 from functions.common.observability import StepRequest, step
 from functions.common.sessions import Commit, Pointer, SessionTable
-from functions.common.settings import SessionSettings
+from functions.common.settings import PersistSettings
 
 
 class SessionState(BaseModel):
@@ -28,19 +29,32 @@ class Request(StepRequest):
     session: SessionState
     manifest: str
     session_cost_usd: float
+    cost_usd: float
+
+
+class Budget(BaseModel):
+    """A budget that is nearly spent, by its name in the catalogue."""
+
+    name: str
+    spent_usd: float
+    limit_usd: float
 
 
 class Result(BaseModel):
-    """The version the conversation is at now; `superseded` when it was reset while the turn ran."""
+    """The version the conversation is at now; `superseded` when it was reset while the turn ran.
+
+    `budgets` are those that this turn took over the line where people are warned.
+    """
 
     status: Literal["committed", "superseded"]
     version: int
+    budgets: list[Budget]
 
 
 @step(Request)
 def handler(request: Request) -> Result:
     """Commit. Raises LockLost when another turn owns the lock; then nothing is written."""
-    settings = SessionSettings.load()
+    settings = PersistSettings.load()
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
     base = Pointer.model_validate(request.session.model_dump())
     status = table.commit(
@@ -54,4 +68,13 @@ def handler(request: Request) -> Result:
             execution_arn=request.execution_arn,
         ),
     )
-    return Result(status=status, version=base.version + 1 if status == "committed" else base.version)
+    count(settings.table, aws.dynamodb(), request.session_key, request.turn_id, request.cost_usd)
+    return Result(
+        status=status,
+        version=base.version + 1 if status == "committed" else base.version,
+        budgets=[
+            Budget(name=budget.name, spent_usd=round(budget.spent, 2), limit_usd=budget.limit)
+            for budget in spent(settings, aws.dynamodb(), request.session_key)
+            if budget.crossed(request.cost_usd)
+        ],
+    )

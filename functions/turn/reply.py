@@ -17,6 +17,7 @@ from functions.common.rendering import plan
 from functions.common.settings import ReplySettings
 from functions.common.snapshots import LeftOut, RunResult, Snapshots
 from functions.common.texts import say
+from functions.turn.persist import Budget
 
 LEFT_OUT_SHOWN = 5
 """Files that could not be kept and are named; of more, the number is said."""
@@ -32,6 +33,7 @@ class Request(StepRequest):
     lock: Held
     execution: dict[str, Any]
     notice: Literal["session_lost"] | None = None
+    budgets: tuple[Budget, ...] = ()
 
 
 class Result(BaseModel):
@@ -73,6 +75,10 @@ def handler(request: Request) -> Result:
         )
     if run.left_out:
         delivery.text("left_out", left_out(run.left_out, request.language))
+    for budget in request.budgets:
+        which = say(budget.name, request.language)
+        amounts = {"spent": f"{budget.spent_usd:.2f}", "limit": f"{budget.limit_usd:.2f}"}
+        delivery.text(budget.name, say("budget_warning", request.language, budget=which, **amounts))
     delivery.complete()
     outcome: Literal["DELIVERED", "STOPPED"] = "STOPPED" if run.summary.stopped else "DELIVERED"
     return Result(outcome=outcome, form=how.form, message_ids=delivery.message_ids)

@@ -17,7 +17,7 @@ from functions.common.sessions import SessionTable
 from functions.common.settings import NoticeSettings
 from functions.common.texts import say
 
-TEXTS = {"TooManyWaiting": "too_many_waiting"}
+TEXTS = {"TooManyWaiting": "too_many_waiting", "BudgetSpent": "budget_spent"}
 """Errors with a notice of their own."""
 
 

@@ -86,3 +86,21 @@ def _name(kind: str, file: File, mime: str, message_id: int) -> str:
         stem, dot, suffix = own.rpartition(".")
         return f"{stem[: NAME_CHARACTERS - 12]}{dot}{suffix[:11]}" if dot else own[:NAME_CHARACTERS]
     return f"{kind}-{message_id}{SUFFIXES.get(mime) or mimetypes.guess_extension(mime) or ''}"
+
+
+def mentions(message: Message, username: str) -> bool:
+    """Whether the message names the bot. Without a username: any name that ends in `bot`, as bots' names must."""
+    text = message.text or message.caption or ""
+    units = text.encode("utf-16-le")
+    for entity in (*message.entities, *message.caption_entities):
+        if entity.type == "mention":
+            name = units[2 * entity.offset + 2 : 2 * (entity.offset + entity.length)].decode("utf-16-le", "replace")
+            if name.lower() == username.lower() or (not username and name.lower().endswith("bot")):
+                return True
+    return False
+
+
+def without_mention(text: str, username: str) -> str:
+    """The text without the bot's name at its beginning."""
+    name = re.escape(username) if username else r"\w*bot"
+    return re.sub(rf"^@{name}\b[\s,:]*", "", text, flags=re.IGNORECASE)

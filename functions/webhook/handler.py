@@ -20,12 +20,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from functions.common import aws
+from functions.common.admission import Admission
+from functions.common.envelope import Envelope
 from functions.common.errors import BadInput, ConfigurationError
 from functions.common.observability import logger
 from functions.common.secrets import secret
 from functions.common.settings import WebhookSettings
-from functions.webhook.normalise import normalise
+from functions.webhook.normalise import Rules, normalise
 from functions.webhook.update import Update
+
+COUNTED = ("message", "album", "command")
+"""Routes that count against what a user may send in a minute; a button or a stop always goes through."""
 
 SECRET_HEADER = "x-telegram-bot-api-secret-token"
 """Telegram sends the secret given to setWebhook in this header (Bot API, setWebhook)."""
@@ -49,16 +54,16 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         logger.warning("not an Update", cause=str(error))
         return _answer(400, error=str(error))
 
-    envelope = normalise(update, settings.allowed_users, settings.allowed_chats, settings.session_ttl_days)
-    if envelope.route == "ignored":
-        return _answer(200, outcome="ignored")
     try:
+        envelope = admitted(update, settings)
+        if envelope.route == "ignored":
+            return _answer(200, outcome="ignored")
         execution = aws.step_functions().start_sync_execution(
             stateMachineArn=settings.intake_arn,
             input=envelope.model_dump_json(exclude_none=True),
         )
     except (ClientError, BotoCoreError) as error:
-        logger.error("the Intake did not start", turn_id=envelope.turn_id, cause=str(error))
+        logger.error("the Intake did not start", update_id=update.update_id, cause=str(error))
         return _answer(503, error="the Intake did not start")
     if execution["status"] != "SUCCEEDED":
         logger.error(
@@ -71,6 +76,24 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     outcome = json.loads(execution["output"]).get("outcome")
     logger.info("accepted", turn_id=envelope.turn_id, session_key=envelope.session_key, outcome=outcome)
     return _answer(200, outcome=outcome, turn_id=envelope.turn_id)
+
+
+def admitted(update: Update, settings: WebhookSettings) -> Envelope:
+    """The update's envelope, after looking whether its sender was allowed since, and writes too fast."""
+    admission = Admission(settings.table, aws.dynamodb())
+    rules = Rules.of(settings)
+    envelope = normalise(update, rules)
+    if envelope.reason == "not_allowed" and envelope.chat is not None:
+        user = envelope.user.id if envelope.user else envelope.chat.id
+        if admission.allowed("user", user) or admission.allowed("chat", envelope.chat.id):
+            envelope = normalise(update, rules.allowing(user))
+    counts = settings.messages_per_minute and envelope.user is not None
+    if not counts or envelope.user is None or envelope.route not in COUNTED:
+        return envelope
+    excess = admission.count(envelope.user.id) - settings.messages_per_minute
+    if excess <= 0:
+        return envelope
+    return envelope.model_copy(update={"route": "refused" if excess == 1 else "ignored", "reason": "too_fast"})
 
 
 def read_update(event: dict[str, Any]) -> Update:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from functions.common import envelope
-from functions.common.envelope import Button, Command, Envelope, Reason, Route
-from functions.webhook.context import attachments, readable
-from functions.webhook.update import CallbackQuery, Chat, Message, StoppedMessageGeneration, Update, User
+from functions.common.commands import configured
+from functions.common.envelope import Button, Command, Envelope, Membership, Reason, Route
+from functions.common.settings import WebhookSettings
+from functions.webhook.context import attachments, mentions, readable, without_mention
+from functions.webhook.update import CallbackQuery, Chat, Message, MyChatMember, StoppedMessageGeneration, Update, User
 
 DAY_SECONDS = 86_400
 EVERYONE = "*"
@@ -16,21 +18,48 @@ DOWNLOAD_BYTES = 20 * 1024 * 1024
 """Bytes of a file a bot may download (Bot API, getFile)."""
 
 
-def allowed(user: User | None, chat: Chat, users: Collection[str], chats: Collection[str]) -> bool:
-    """Whether this person in this chat may talk to the bot. The default, two empty lists, is nobody."""
-    if EVERYONE in users or str(chat.id) in chats:
-        return True
-    return user is not None and str(user.id) in users
+@dataclass(frozen=True)
+class Rules:
+    """Who may talk to the bot, and when it is talked to. Two empty lists allow nobody."""
+
+    users: tuple[str, ...] = ()
+    chats: tuple[str, ...] = ()
+    ttl_days: int = 25
+    all_of_groups: bool = False
+    bot_username: str = ""
+
+    @classmethod
+    def of(cls, settings: WebhookSettings) -> Rules:
+        """The rules of the webhook's settings."""
+        return cls(
+            settings.allowed_users,
+            settings.allowed_chats,
+            settings.session_ttl_days,
+            settings.group_messages == "all",
+            settings.bot_username,
+        )
+
+    def allowing(self, user: int) -> Rules:
+        """The same, with one more user."""
+        return replace(self, users=(*self.users, str(user)))
+
+    def allow(self, user: User | None, chat: Chat) -> bool:
+        """Whether this person in this chat may talk to the bot."""
+        if EVERYONE in self.users or str(chat.id) in self.chats:
+            return True
+        return user is not None and str(user.id) in self.users
 
 
-def normalise(update: Update, users: Collection[str], chats: Collection[str], ttl_days: int) -> Envelope:
-    """The envelope of an update. `users` and `chats` are the allowlist; the session's ttl slides `ttl_days` on."""
+def normalise(update: Update, rules: Rules) -> Envelope:
+    """The envelope of an update."""
     if update.message is not None:
-        return _message(update.update_id, update.message, users, chats, ttl_days)
+        return _message(update.update_id, update.message, rules)
     if update.callback_query is not None and update.callback_query.message is not None:
-        return _button(update.update_id, update.callback_query, update.callback_query.message, users, chats)
+        return _button(update.update_id, update.callback_query, update.callback_query.message, rules)
     if update.stopped_message_generation is not None:
-        return _stopped(update.update_id, update.stopped_message_generation, users, chats)
+        return _stopped(update.update_id, update.stopped_message_generation, rules)
+    if update.my_chat_member is not None:
+        return _membership(update.update_id, update.my_chat_member, rules)
     name = envelope.turn_id(0, 0, update.update_id)
     return Envelope(turn_id=name, session_key=envelope.session_key(0, 0), route="ignored", reason="nothing_to_do")
 
@@ -48,15 +77,30 @@ def _command(message: Message) -> Command | None:
     return Command(name=name, argument=argument)
 
 
-def _route(message: Message, command: Command | None, may: bool) -> tuple[Route, Reason | None]:
-    if message.from_user is None or message.from_user.is_bot:
+def _for_us(message: Message, command: Command | None, rules: Rules) -> bool:
+    """Whether a message of a group is for the bot: a command, a mention, a reply to it, or written in a topic."""
+    if message.chat.type == "private" or rules.all_of_groups or command is not None or _thread(message):
+        return True
+    replied = message.reply_to_message.from_user if message.reply_to_message else None
+    answers = replied is not None and replied.is_bot and _is_us(replied, rules)
+    return answers or mentions(message, rules.bot_username)
+
+
+def _is_us(bot: User, rules: Rules) -> bool:
+    return not rules.bot_username or (bot.username or "").lower() == rules.bot_username.lower()
+
+
+def _route(message: Message, command: Command | None, rules: Rules) -> tuple[Route, Reason | None]:
+    if message.from_user is None or message.from_user.is_bot or not (message.text or message.has_content):
         return "ignored", "nothing_to_do"
-    if not message.text and not message.has_content:
-        return "ignored", "nothing_to_do"
-    if not may:
-        return "refused", "not_allowed"
-    if command is not None:
+    if not _for_us(message, command, rules):
+        return "ignored", "not_for_us"
+    if not rules.allow(message.from_user, message.chat):
+        return ("refused" if message.chat.type == "private" else "ignored"), "not_allowed"
+    if command is not None and command.name not in configured().agent:
         return ("stop" if command.name == "stop" else "command"), None
+    if message.chat.is_forum and not _thread(message):
+        return "refused", "general_topic"
     if message.file is not None and message.file[1].file_size > DOWNLOAD_BYTES:
         return "refused", "file_too_large"
     if not readable(message) and message.file is None:
@@ -64,12 +108,15 @@ def _route(message: Message, command: Command | None, may: bool) -> tuple[Route,
     return ("album" if message.media_group_id else "message"), None
 
 
-def _message(
-    update_id: int, message: Message, users: Collection[str], chats: Collection[str], ttl_days: int
-) -> Envelope:
+def _message(update_id: int, message: Message, rules: Rules) -> Envelope:
     thread_id = _thread(message)
     command = _command(message)
-    route, reason = _route(message, command, allowed(message.from_user, message.chat, users, chats))
+    route, reason = _route(message, command, rules)
+    text = (
+        without_mention(readable(message), rules.bot_username) if message.chat.type != "private" else readable(message)
+    )
+    if command is not None and command.name in configured().agent:
+        text = configured().agent[command.name].prompt.replace("{argument}", command.argument).strip()
     return Envelope(
         turn_id=envelope.turn_id(message.chat.id, thread_id, update_id),
         session_key=envelope.session_key(message.chat.id, thread_id),
@@ -81,12 +128,12 @@ def _message(
             id=message.message_id,
             update_id=update_id,
             date=message.date,
-            text=readable(message),
+            text=text,
             attachments=attachments(message),
             album=message.media_group_id,
         ),
         command=command,
-        ttl=message.date + ttl_days * DAY_SECONDS,
+        ttl=message.date + rules.ttl_days * DAY_SECONDS,
     )
 
 
@@ -100,11 +147,9 @@ def _user(user: User | None) -> envelope.User | None:
     return envelope.User(id=user.id, name=user.first_name, language=user.language_code or "en")
 
 
-def _button(
-    update_id: int, query: CallbackQuery, message: Message, users: Collection[str], chats: Collection[str]
-) -> Envelope:
+def _button(update_id: int, query: CallbackQuery, message: Message, rules: Rules) -> Envelope:
     thread_id = _thread(message)
-    may = allowed(query.from_user, message.chat, users, chats)
+    may = rules.allow(query.from_user, message.chat)
     return Envelope(
         turn_id=envelope.turn_id(message.chat.id, thread_id, update_id),
         session_key=envelope.session_key(message.chat.id, thread_id),
@@ -116,12 +161,10 @@ def _button(
     )
 
 
-def _stopped(
-    update_id: int, stopped: StoppedMessageGeneration, users: Collection[str], chats: Collection[str]
-) -> Envelope:
+def _stopped(update_id: int, stopped: StoppedMessageGeneration, rules: Rules) -> Envelope:
     """Drafts are shown in private chats only, whose id is the user's."""
     thread_id, chat = stopped.message_thread_id or 0, stopped.chat
-    may = EVERYONE in users or str(chat.id) in (*users, *chats)
+    may = rules.allow(None, chat) or str(chat.id) in rules.users
     return Envelope(
         turn_id=envelope.turn_id(chat.id, thread_id, update_id),
         session_key=envelope.session_key(chat.id, thread_id),
@@ -129,4 +172,26 @@ def _stopped(
         reason=None if may else "not_allowed",
         chat=_chat(chat, thread_id),
         draft=stopped.draft_id,
+    )
+
+
+def _membership(update_id: int, change: MyChatMember, rules: Rules) -> Envelope:
+    """The bot was added to a group, made its admin, or lost that; what happens in private chats needs nothing."""
+    new = change.new_chat_member
+    if change.chat.type not in ("group", "supergroup") or new.status in ("left", "kicked"):
+        route: Route = "ignored"
+    else:
+        route = "membership"
+    return Envelope(
+        turn_id=envelope.turn_id(change.chat.id, 0, update_id),
+        session_key=envelope.session_key(change.chat.id, 0),
+        route=route,
+        reason=None if rules.allow(change.from_user, change.chat) else "not_allowed",
+        chat=_chat(change.chat, 0),
+        user=_user(change.from_user),
+        membership=Membership(
+            joined=change.old_chat_member.status in ("left", "kicked"),
+            admin=new.status == "administrator",
+            topics=new.can_manage_topics,
+        ),
     )

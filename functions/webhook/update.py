@@ -202,6 +202,22 @@ class StoppedMessageGeneration(Received):
     message_thread_id: int | None = None
 
 
+class ChatMember(Received):
+    """https://core.telegram.org/bots/api#chatmember"""
+
+    status: str
+    can_manage_topics: bool = False
+
+
+class MyChatMember(Received):
+    """https://core.telegram.org/bots/api#chatmemberupdated, of the bot itself."""
+
+    chat: Chat
+    from_user: User = Field(alias="from")
+    old_chat_member: ChatMember
+    new_chat_member: ChatMember
+
+
 class Update(Received):
     """https://core.telegram.org/bots/api#update"""
 
@@ -209,3 +225,4 @@ class Update(Received):
     message: Message | None = None
     callback_query: CallbackQuery | None = None
     stopped_message_generation: StoppedMessageGeneration | None = None
+    my_chat_member: MyChatMember | None = None

@@ -41,6 +41,9 @@ SETTINGS = {
     "MAX_MODEL_TURNS": "MaxModelTurns",
     "MODEL_ID": "ModelId",
     "MCP_SERVERS": "McpServers",
+    "APPROVAL_TOOLS": "ApprovalTools",
+    "TRANSCRIPTION": "Transcription",
+    "GROUP_MESSAGES": "GroupMessages",
 }
 """Environment variables of `.env` that become template parameters here."""
 
@@ -131,6 +134,7 @@ class EmbeddedStack:
         stand_in = {"TelegramBotToken": BOT_TOKEN, "TelegramApiUrl": self._telegram_server.url}
         parameters = {
             **({} if self._bot_token else {"AllowedUsers": "*"}),
+            "ConsoleUrl": "stepgram show {name}",
             "McpServers": "none",
             **given,
             **({"TelegramBotToken": self._bot_token} if self._bot_token else stand_in),

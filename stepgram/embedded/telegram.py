@@ -165,6 +165,31 @@ class Telegram:
         self.state["webhook"] = {"url": "", "secret_token": ""}
         return True
 
+    def _set_my_commands(self, parameters: dict[str, Any]) -> Any:
+        """https://core.telegram.org/bots/api#setmycommands; at most 100, of 1-32 characters, described in 1-256."""
+        commands = parameters["commands"]
+        if len(commands) > 100:
+            raise BotApiError(400, "Bad Request: BOT_COMMANDS_TOO_MUCH")
+        for command in commands:
+            if not re.fullmatch(r"[a-z0-9_]{1,32}", command["command"]):
+                raise BotApiError(400, "Bad Request: BOT_COMMAND_INVALID")
+            if not 1 <= len(command["description"]) <= 256:
+                raise BotApiError(400, "Bad Request: BOT_COMMAND_DESCRIPTION_INVALID")
+        key = f"{parameters.get('scope', {}).get('type', 'default')} {parameters.get('language_code') or ''}".strip()
+        self.state.setdefault("commands", {})[key] = commands
+        return True
+
+    def _get_my_commands(self, parameters: dict[str, Any]) -> Any:
+        key = f"{parameters.get('scope', {}).get('type', 'default')} {parameters.get('language_code') or ''}".strip()
+        return self.state.get("commands", {}).get(key, [])
+
+    def _leave_chat(self, parameters: dict[str, Any]) -> Any:
+        chat = self._chat(int(parameters["chat_id"]))
+        if chat["type"] == "private":
+            raise BotApiError(400, "Bad Request: method is available only for supergroups and channels")
+        chat["left"] = True
+        return True
+
     def _get_webhook_info(self, parameters: dict[str, Any]) -> Any:
         url = self.state["webhook"]["url"]
         return {"url": url, "has_custom_certificate": False, "pending_update_count": len(self._pending())}
@@ -391,6 +416,8 @@ class Telegram:
         chat: dict[str, Any] | None = self.state["chats"].get(str(chat_id))
         if chat is None:
             raise BotApiError(400, "Bad Request: chat not found")
+        if chat.get("left"):
+            raise BotApiError(403, "Forbidden: bot is not a member of the supergroup chat")
         if chat_id in self.state["blocked"]:
             raise BotApiError(403, "Forbidden: bot was blocked by the user")
         return chat
@@ -480,6 +507,20 @@ class Telegram:
             user = {"id": user_id or abs(chat_id), "is_bot": False, "first_name": "You", "language_code": language}
             query = {"id": f"query{self.state['next_update']}", "from": user, "chat_instance": str(chat_id)}
             return self.queue({"callback_query": {**query, "data": data, "message": _public(message)}}, chat_id)
+
+    def member(self, chat_id: int, old: str, new: str, user_id: int, forum: bool = False, **rights: bool) -> int:
+        """A person adds the bot to a group or changes its rights there; returns the update_id."""
+        with self._lock:
+            chat = self.state["chats"].setdefault(str(chat_id), _new_chat(chat_id, "Group"))
+            chat["is_forum"] = forum
+            change = {
+                "chat": _chat_of(chat),
+                "from": {"id": user_id, "is_bot": False, "first_name": "You", "language_code": "en"},
+                "date": int(time.time()),
+                "old_chat_member": {"status": old, "user": BOT},
+                "new_chat_member": {"status": new, "user": BOT, **rights},
+            }
+            return self.queue({"my_chat_member": change}, chat_id)
 
     def press_stop(self, chat_id: int) -> int:
         """A person presses Stop under a draft, which goes; returns the update_id."""

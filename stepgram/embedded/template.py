@@ -222,7 +222,7 @@ def _create_machine(
 
 
 class Resolver:
-    """CloudFormation's Ref, Fn::Sub and Fn::GetAtt, as far as the template uses them."""
+    """CloudFormation's Ref, Fn::Sub, Fn::GetAtt and Fn::If, as far as the template uses them."""
 
     def __init__(
         self, document: dict[str, Any], parameters: dict[str, str], names: dict[str, str], stack: str, endpoint: str
@@ -252,6 +252,8 @@ class Resolver:
         if set(value) == {"Fn::GetAtt"}:
             attribute = value["Fn::GetAtt"]
             return self._attribute(*(attribute.split(".") if isinstance(attribute, str) else attribute))
+        if set(value) == {"Fn::If"}:
+            return self(self.condition(value))
         return {k: self(v) for k, v in value.items()}
 
     def condition(self, value: Any) -> Any:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from functions.common.envelope import NAME_LIMIT, Envelope
 from functions.turn.turn_ended import session_key
-from functions.webhook.normalise import normalise
+from functions.webhook.normalise import Rules, normalise
 from functions.webhook.update import MAX_ID, Update
 
 USER = {"id": 5, "is_bot": False, "first_name": "Ada", "language_code": "zh-hans"}
@@ -29,7 +29,8 @@ def message(text: str | None = "hello", **more: Any) -> dict[str, Any]:
 
 
 def envelope(update: dict[str, Any], users: tuple[str, ...] = ALL, chats: tuple[str, ...] = ()) -> Envelope:
-    return normalise(Update.model_validate_json(json.dumps({"update_id": 9, **update})), users, chats, 25)
+    rules = Rules(users, chats, all_of_groups=True)
+    return normalise(Update.model_validate_json(json.dumps({"update_id": 9, **update})), rules)
 
 
 def test_a_message_becomes_an_envelope() -> None:
@@ -123,7 +124,9 @@ def test_buttons_and_the_stop_button() -> None:
 )
 def test_every_turns_name_is_legal_unique_and_tells_its_conversation(chat: int, thread: int, update: int) -> None:
     given = message(chat={"id": chat, "type": "supergroup"}, message_thread_id=thread, is_topic_message=True)
-    found = normalise(Update.model_validate_json(json.dumps({"update_id": update, "message": given})), ALL, (), 25)
+    found = normalise(
+        Update.model_validate_json(json.dumps({"update_id": update, "message": given})), Rules(ALL, all_of_groups=True)
+    )
 
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", found.turn_id)
     assert len(found.turn_id) <= NAME_LIMIT
@@ -214,3 +217,89 @@ def test_messages_of_an_album_take_a_way_of_their_own() -> None:
     assert (found.route, found.message.album if found.message else "") == ("album", "77")
     assert found.message is not None
     assert found.message.text == "look"
+
+
+GROUP = {"id": -100, "type": "supergroup"}
+
+
+def in_group(text: str, rules: Rules | None = None, **more: Any) -> Envelope:
+    entities = [
+        {"type": "mention", "offset": len(text[: found.start()].encode("utf-16-le")) // 2, "length": len(found[0])}
+        for found in re.finditer(r"@\w+", text)
+    ]
+    given = {**message(text), **({"entities": entities} if entities else {}), "chat": GROUP, **more}
+    update = Update.model_validate_json(json.dumps({"update_id": 9, "message": given}))
+    return normalise(update, rules or Rules(ALL))
+
+
+def test_in_a_group_only_what_is_meant_for_the_bot_is_read() -> None:
+    mine = {
+        "message_id": 1,
+        "from": {"id": 7, "is_bot": True, "first_name": "B", "username": "My_Bot"},
+        "text": "before",
+    }
+    other = {
+        "message_id": 1,
+        "from": {"id": 8, "is_bot": True, "first_name": "O", "username": "x_bot"},
+        "text": "before",
+    }
+    named = Rules(ALL, bot_username="my_bot")
+
+    assert in_group("hello").reason == "not_for_us"
+    assert in_group("😀 hello @StepgramBot, please").route == "message"
+    assert in_group("hello @ada").route == "ignored"
+    assert in_group("yes", reply_to_message=other).route == "message"
+    assert in_group("yes", named, reply_to_message=mine).route == "message"
+    assert in_group("yes", named, reply_to_message=other).route == "ignored"
+    assert in_group("/help").route == "command"
+    assert in_group("hello", message_thread_id=4, is_topic_message=True).route == "message"
+    assert in_group("hello @otherbot", named).route == "ignored"
+    assert in_group("hello @My_Bot", named).route == "message"
+    assert in_group("hello", Rules(ALL, all_of_groups=True)).route == "message"
+
+
+def test_the_bots_name_is_taken_off_the_message() -> None:
+    found = in_group("@stepgram_bot: what now?").message
+    assert found is not None
+    assert found.text == "what now?"
+
+
+def test_a_stranger_is_refused_alone_and_ignored_in_groups() -> None:
+    assert envelope({"message": message()}, users=()).reason == "not_allowed"
+    assert envelope({"message": message()}, users=()).route == "refused"
+    assert in_group("hello @abot", Rules()).route == "ignored"
+
+
+def test_the_general_topic_of_a_forum_sends_people_to_topics() -> None:
+    forum = {**GROUP, "is_forum": True}
+
+    assert in_group("hello @abot", chat=forum).reason == "general_topic"
+    assert in_group("/newchat hi", chat=forum).route == "command"
+    assert in_group("hello", chat=forum, message_thread_id=4, is_topic_message=True).route == "message"
+
+
+def test_an_agent_command_is_a_prompt() -> None:
+    found = envelope({"message": message("/hello in French")})
+
+    assert found.route == "message"
+    assert found.message is not None
+    assert found.message.text == "Use the skill hello-world. in French"
+
+
+def membership(old: str, new: str, users: tuple[str, ...] = ALL, **more: Any) -> Envelope:
+    change = {
+        "chat": {**GROUP, **more}, "from": USER, "date": 1, "old_chat_member": {"status": old},
+        "new_chat_member": {"status": new, "can_manage_topics": new == "administrator"},
+    }  # fmt: skip
+    return envelope({"my_chat_member": change}, users)
+
+
+def test_the_bots_place_in_a_group() -> None:
+    joined, admin = membership("left", "member"), membership("member", "administrator")
+
+    assert joined.route == "membership"
+    assert joined.membership is not None and joined.membership.joined
+    assert admin.membership is not None and admin.membership.topics and not admin.membership.joined
+    assert membership("member", "left").route == "ignored"
+    assert membership("left", "member", ()).reason == "not_allowed"
+    assert membership("left", "member", type="private", id=5).route == "ignored"

@@ -20,7 +20,7 @@ IN_FRONT_OF_A_PERSON = [
     "WebhookFunction", "IntakeFunction", "AcquireLockFunction", "HydrateFunction", "PersistFunction", "ReplyFunction",
     "ReleaseLockFunction",
 ]  # fmt: skip
-WITHOUT_RESOURCES = {"bedrock:ListInferenceProfiles", "xray", "logs"}
+WITHOUT_RESOURCES = {"bedrock:ListInferenceProfiles", "xray", "logs", "transcribe"}
 
 
 def statements(name: str) -> list[dict[str, Any]]:

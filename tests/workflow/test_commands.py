@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from functions.common.texts import CATALOGUE
+from functions.common import commands
+from functions.common.errors import ConfigurationError
+from functions.common.telegram import BotApi
+from functions.common.texts import CATALOGUE, say
+from functions.intake.run_command import MENU
 from stepgram.embedded.stack import EmbeddedStack
+from stepgram.webhook import set_commands
 from tests.conftest import Person, until
 
 
@@ -134,17 +140,15 @@ def test_an_old_button_is_answered(person: Person, chat: int) -> None:
     assert parameters["text"] == CATALOGUE["button_gone"]["en"]
 
 
-def test_a_message_without_text_is_refused_with_a_reason(person: Person, chat: int) -> None:
+def test_a_message_nobody_can_read_is_refused_with_a_reason(person: Person, chat: int) -> None:
     person.command(chat, "/help")
     user = {"id": chat, "is_bot": False, "first_name": "You", "language_code": "zh"}
-    photo = [{"file_id": "a", "file_unique_id": "a", "width": 1, "height": 1}]
     message = {
         "message_id": 3,
         "date": 1,
         "chat": {"id": chat, "type": "private"},
         "from": user,
-        "photo": photo,
-        "caption": "look",
+        "story": {"id": 1},
     }
 
     person.stack.telegram.queue({"message": message}, chat)
@@ -167,7 +171,8 @@ def test_without_an_allowlist_nobody_may_talk_to_the_bot(person: Person, chat: i
     answer = person.command(chat, "hello")
 
     assert answer["outcome"] == "refused not_allowed"
-    assert person.texts(chat) == [f"You may not use this bot. Its operator can allow you: user {chat}, chat {chat}."]
+    assert len(person.texts(chat)) == 1
+    assert person.texts(chat)[0].startswith("You may not use this bot yet.")
 
 
 @pytest.fixture
@@ -183,3 +188,88 @@ def unconfigured(stack: EmbeddedStack) -> Iterator[None]:
 def test_a_webhook_without_its_secret_never_opens_the_door(person: Person, unconfigured: None) -> None:
     for headers in ({}, {"X-Telegram-Bot-Api-Secret-Token": ""}):
         assert post(person, '{"update_id": 1}', **headers).status_code == 500
+
+
+def test_status_model_verbose_and_cost_tell_and_change(person: Person, chat: int) -> None:
+    person.command(chat, "/status")
+    assert person.texts(chat)[-1].splitlines() == [
+        say("status_session", "en", session="-", version=0),
+        say("status_model", "en", model="default", verbose=1),
+        say("status_idle", "en"),
+    ]
+    turn = person.ask(chat, "hello")
+    person.command(chat, "/model opus")
+    assert person.texts(chat)[-1].startswith("Model of this conversation: opus.")
+    person.command(chat, "/verbose 2")
+    assert person.texts(chat)[-1] == say("verbose", "en", verbose=2)
+    person.command(chat, "/model nonsense")
+    assert "opus" in person.texts(chat)[-1].partition(".")[0]
+    person.command(chat, "/status", language="zh")
+    lines = person.texts(chat)[-1].splitlines()
+    assert lines[0] == say("status_session", "zh", session=turn.output["session_id"], version=1)
+    assert lines[1] == say("status_model", "zh", model="opus", verbose=2)
+    assert lines[3:] == [f"最近一次执行：{turn.name}", f"stepgram show {turn.name}"]
+    person.command(chat, "/cost")
+    assert person.texts(chat)[-1].startswith(say("cost_session", "en", cost=f"{turn.output['cost_usd']:.4f}"))
+
+    again = person.ask(chat, "with opus")
+    opus = next(s for s in person.stack.deployment.functions.values() if s.is_image).environment
+    run = next(s for s in again.states if s.name == "RunAgent").output["run"]
+    assert run["model"] == opus["ANTHROPIC_DEFAULT_OPUS_MODEL"]
+    person.command(chat, "/model default")
+    assert "default." in person.texts(chat)[-1]
+
+
+def test_status_says_what_runs_and_how_many_wait(person: Person, chat: int) -> None:
+    first = person.say(chat, "!slow 5")
+    person.wait_for_state(first, "RunAgent")
+    second = person.say(chat, "next")
+    person.wait_for_state(second, "AcquireLock")
+    person.command(chat, "/status")
+
+    status = next(text for text in person.texts(chat) if text.startswith("Session"))
+    assert say("status_queue", "en", waiting=1) in status
+    assert first in status
+    person.wait(second)
+
+
+def test_an_agent_command_reaches_the_agent_as_its_prompt(person: Person, chat: int) -> None:
+    sent = person.stack.telegram.say(chat, "/hello in French")
+    person.wait(f"c{chat}-t0-u{sent['update_id']}")
+
+    assert person.texts(chat)[0].startswith("You said: Use the skill hello-world. in French")
+
+
+def test_a_local_command_is_answered_at_once(
+    person: Person, chat: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "commands.toml"
+    path.write_text('[local.hours]\nmenu = { en = "When" }\ntext = { en = "9 to 17", zh = "9 点到 17 点" }\n')
+    given = commands.configured(path)
+    monkeypatch.setattr("functions.intake.run_command.configured", lambda: given)
+    person.command(chat, "/hours", language="zh-hans")
+    person.command(chat, "/help")
+
+    assert person.texts(chat)[0] == "9 点到 17 点"
+    assert "/hours - When" in person.texts(chat)[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["[local.x]", "[agent.x]\nprompt = 1", "not toml", '[agent.x]\nmenu = {}\nprompt = "p"']
+)
+def test_a_bad_file_of_commands_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "commands.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"commands\.toml"):
+        commands.configured(path)
+
+
+def test_telegram_shows_a_menu_in_each_language_and_scope(person: Person) -> None:
+    bot = BotApi(person.stack.deployment.outputs["TelegramApiUrl"], person.stack.telegram.token)
+    set_commands(bot)
+
+    english = bot.call("getMyCommands", {"scope": {"type": "all_private_chats"}})
+    chinese = bot.call("getMyCommands", {"scope": {"type": "all_group_chats"}, "language_code": "zh"})
+    assert [entry["command"] for entry in english] == [*MENU, *commands.configured().agent]
+    assert {"command": "stop", "description": say("menu_stop", "zh")} in chinese
+    assert {f"menu_{name}" for name in MENU} == {name for name in CATALOGUE if name.startswith("menu_")}

@@ -1,0 +1,79 @@
+"""/status, /cost, /model and /verbose: where the conversation stands, and what people choose for it."""
+
+from __future__ import annotations
+
+from functions.common import aws
+from functions.common.budget import Spent, spent
+from functions.common.lock_table import LockTable
+from functions.common.sessions import MODELS, SessionTable
+from functions.common.settings import IntakeSettings
+from functions.common.snapshots import Manifest, Snapshots
+from functions.intake.request import Request, tell
+
+VERBOSE = ("0", "1", "2")
+
+
+def status(request: Request) -> None:
+    """Session, version, model, the queue, and the last execution with its place in the console."""
+    settings = IntakeSettings.load()
+    table = _table(settings)
+    pointer, chosen = table.pointer(request.session_key), table.preferences(request.session_key)
+    lock, _ = LockTable(settings.table, aws.dynamodb(), aws.step_functions()).read(request.session_key)
+    last = lock.owner.turn_id if lock.owner else ""
+    if not last and pointer is not None and pointer.manifest is not None:
+        last = Snapshots(settings.bucket, aws.s3()).read(pointer.manifest, Manifest).turn_id
+    lines = [
+        request.say(
+            "status_session", session=pointer.session_id if pointer else "-", version=pointer.version if pointer else 0
+        ),
+        request.say("status_model", model=chosen.model or request.say("model_default"), verbose=chosen.verbose),
+        request.say("status_queue" if lock.owner else "status_idle", waiting=len(lock.waiters)),
+    ]
+    if last:
+        arn = f"{settings.turn_arn.replace(':stateMachine:', ':execution:')}:{last}"
+        lines.append(request.say("status_last", turn=last, link=settings.console_url.format(arn=arn, name=last)))
+    tell(request, "lines", lines="\n".join(lines))
+
+
+def cost(request: Request) -> None:
+    """What this session, this day and this month have cost, and what may be spent."""
+    settings = IntakeSettings.load()
+    pointer = _table(settings).pointer(request.session_key)
+    lines = [request.say("cost_session", cost=f"{pointer.cost_usd if pointer else 0:.4f}")]
+    lines += [_line(request, budget) for budget in spent(settings, aws.dynamodb(), request.session_key)]
+    tell(request, "lines", lines="\n".join(lines))
+
+
+def _line(request: Request, budget: Spent) -> str:
+    limit = f"${budget.limit:.2f}" if budget.limit else request.say("no_limit")
+    return request.say("cost_budget", budget=request.say(budget.name), spent=f"{budget.spent:.4f}", limit=limit)
+
+
+def model(request: Request) -> None:
+    """Choose the model of this conversation, or see which it is."""
+    wanted = _argument(request).lower()
+    table = _table(IntakeSettings.load())
+    chosen = table.preferences(request.session_key)
+    if wanted in (*MODELS, "default"):
+        chosen = chosen.model_copy(update={"model": None if wanted == "default" else wanted})
+        table.prefer(request.session_key, chosen)
+    tell(request, "model", model=chosen.model or request.say("model_default"), choices=", ".join((*MODELS, "default")))
+
+
+def verbose(request: Request) -> None:
+    """Choose how much is shown of the tools that run, or see how much it is."""
+    wanted = _argument(request)
+    table = _table(IntakeSettings.load())
+    chosen = table.preferences(request.session_key)
+    if wanted in VERBOSE:
+        chosen = chosen.model_copy(update={"verbose": int(wanted)})
+        table.prefer(request.session_key, chosen)
+    tell(request, "verbose", verbose=chosen.verbose)
+
+
+def _argument(request: Request) -> str:
+    return request.envelope.command.argument if request.envelope.command else ""
+
+
+def _table(settings: IntakeSettings) -> SessionTable:
+    return SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
