@@ -24,7 +24,7 @@ def test_every_missing_variable_is_named() -> None:
 
 
 def test_lists_are_split_and_empty_means_nobody() -> None:
-    base = {"INTAKE_ARN": "a", "WEBHOOK_SECRET_ID": "s"}
+    base = {"INTAKE_ARN": "a", "SESSION_TABLE": "t", "WEBHOOK_SECRET_ID": "s"}
     use_environment({**base, "ALLOWED_USERS": " 1, 2 ,", "ALLOWED_CHATS": ""})
 
     settings = WebhookSettings.load()

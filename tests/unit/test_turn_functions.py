@@ -79,6 +79,7 @@ class Turn:
             session={"session_id": self.table.pointer(self.key).session_id, "version": version, "manifest": None},  # type: ignore[union-attr]
             manifest=f"sessions/x/manifests/1-{run}.json",
             session_cost_usd=0.25,
+            cost_usd=0.05,
         )
 
 
@@ -120,7 +121,7 @@ def test_persist_commits_once_and_only_under_its_own_fence(turn: Turn) -> None:
     again = turn.persist(fence, run="another")
 
     assert (stale["errorType"], "does not own" in stale["errorMessage"]) == ("LockLost", True)
-    assert first == again == {"status": "committed", "version": 1}
+    assert first == again == {"status": "committed", "version": 1, "budgets": []}
     pointer = turn.table.pointer(turn.key)
     assert pointer is not None
     assert (pointer.version, pointer.manifest, pointer.turns) == (1, "sessions/x/manifests/1-r.json", 1)
@@ -134,7 +135,7 @@ def test_persist_of_a_session_that_was_reset_writes_nothing(turn: Turn) -> None:
 
     found = turn.persist(fence, version=3)
 
-    assert found == {"status": "superseded", "version": 3}
+    assert found == {"status": "superseded", "version": 3, "budgets": []}
     assert turn.table.pointer(turn.key) == before
 
 

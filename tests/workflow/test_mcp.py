@@ -28,7 +28,7 @@ def http_server() -> Iterator[str]:
     process = subprocess.Popen([sys.executable, str(SERVER), str(port)], stderr=subprocess.DEVNULL)
     until(lambda: _listens(port))
     yield f"http://127.0.0.1:{port}/mcp"
-    process.terminate()
+    process.kill()  # it would wait for the agent, which is kept open with its connection
     process.wait()
 
 
