@@ -26,6 +26,7 @@ from stepgram.ask import ask as send
 from stepgram.embedded.client import Ports
 from stepgram.embedded.polling import WebhookInTheWay
 from stepgram.embedded.server import PortBusy, Server
+from stepgram.embedded.telegram.updates import import_models
 from stepgram.executions import ExecutionDetail, State, detail, list_executions, present_state
 from stepgram.rerun import RerunError, failed_since, rerun_all
 from stepgram.sessions import Sessions, session_key
@@ -166,6 +167,10 @@ def local(port: int) -> None:
             out.print(f"[bold]chat[/bold]     {stack.telegram or 'your bot in Telegram'}")
             out.print(f"[bold]console[/bold]  {page.url}")
             out.print(f"[dim]AWS      {stack.endpoint}   (Ctrl-C stops; `stepgram ask` goes through here)[/dim]")
+            if stack.telegram:
+                import_models()
+            elif not any(os.environ.get(name) for name in ("ALLOWED_USERS", "ALLOWED_CHATS")):
+                out.print("nobody may talk to the bot yet: write to it, then run `stepgram access allow CODE`")
             stopped = threading.Event()
             signal.signal(signal.SIGINT, lambda *_: stopped.set())
             signal.signal(signal.SIGTERM, lambda *_: stopped.set())

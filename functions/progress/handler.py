@@ -1,7 +1,8 @@
 """Progress: shows in the chat what a turn is doing, and says whether somebody pressed Stop.
 
 In private chats the answer streams as a draft with a Stop button, which the final message ends. In groups it is
-"typing" first and then one message, edited at Telegram's pace, whose place the answer takes.
+"typing" first and then one message, edited at Telegram's pace, whose place the answer takes. A turn that is run again
+in a private chat shows "typing" alone: its answer takes the failure notice's place, and an edit ends no draft.
 Sources: sendRichMessageDraft, sendMessageDraft, sendChatAction, editMessageText in https://core.telegram.org/bots/api
 (10.3); a group takes 20 messages a minute (https://core.telegram.org/bots/faq).
 """
@@ -87,10 +88,11 @@ class Sign:
             self.delete(message_id)
             self._table.gone(self._report.session_key, self._report.turn_id)
             message_id = None
-        if self._ticket.chat.type == "private":
+        is_private, is_rerun = self._ticket.chat.type == "private", self._ticket.attempt > 0
+        if is_private and not is_rerun:
             self._draft(content)
             return None
-        if not content or self._report.show == "alive":
+        if not content or is_private or self._report.show == "alive":
             self._bot.call("sendChatAction", {**self._where, "action": "typing"})
             return None
         return self._put(message_id, classic_parts(content)[-1])

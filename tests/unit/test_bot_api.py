@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
 from flask import Flask, Response, request
 
 from functions.common.errors import ConfigurationError, TelegramRateLimited, TelegramRefused, TelegramUnavailable
 from functions.common.telegram import BotApi
 from stepgram.embedded.server import Server
 from stepgram.embedded.telegram import BotApiError, Telegram
+from tests import telegram_contract
 from tests.conftest import until
 
 CHAT = 5
@@ -155,3 +159,12 @@ def test_updates_of_a_chat_are_delivered_one_at_a_time_until_they_are_taken(tmp_
     assert seen == [first, first, second]
     telegram.stop()
     server.stop()
+
+
+def test_an_unmodified_client_gets_through_the_contract(telegram: Telegram, url: str) -> None:
+    telegram.state["updates"].clear()
+    server = TelegramAPIServer.from_base(url)
+
+    steps = telegram_contract.run(lambda: Bot(TOKEN, session=AiohttpSession(api=server)), telegram, CHAT, -7)
+
+    assert len(steps) == 9

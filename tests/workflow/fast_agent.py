@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from claude_agent_sdk import ResultMessage
+from claude_agent_sdk import DeferredToolUse, ResultMessage
 
 from functions.agent import handler
 from functions.agent.conversation import Conversation, Run
@@ -22,6 +23,11 @@ from functions.agent.store import RestoredStore
 from functions.common.snapshots import Manifest
 from functions.common.workspace import Workspace
 from stepgram.embedded.stack import EmbeddedStack
+
+ASKS, SLOW = "!asks", "!slow"
+"""Messages it treats as what they say: it asks for approval, or takes a while and can be stopped."""
+
+SLOW_SECONDS = 0.4
 
 
 def answer_to(text: str) -> str:
@@ -34,6 +40,7 @@ class FastConversation(Conversation):
     def __init__(self, request: Any, settings: Any, snapshots: Any, earlier: Any) -> None:
         self.session_id, self.manifest = request.session.session_id, request.session.going_on
         self.snapshots = snapshots
+        self._stopped = threading.Event()
         self.started = time.monotonic()
         self.base = snapshots.read(self.manifest, Manifest) if self.manifest else None
         self.store = RestoredStore(snapshots, self.session_id, self.base)
@@ -41,14 +48,23 @@ class FastConversation(Conversation):
         self.workspace = Workspace(Path(self.folder.name), snapshots, self.session_id)
 
     def ask(self, text: Prompt | None, seconds: float, watch: Watch | None = None) -> Run:
+        if text == SLOW and self._stopped.wait(SLOW_SECONDS):
+            return Run("so far", interrupted=True)
         key = {"project_key": "fast", "session_id": self.session_id}
         asyncio.run(self.store.append(key, [{"uuid": str(uuid.uuid4()), "text": text}]))
         usage = {"input_tokens": 1, "output_tokens": 1}
         final = ResultMessage("success", 0, 0, False, 1, self.session_id, result=answer_to(str(text)), usage=usage)
-        return Run(answer_to(str(text)), final)
+        waiting = DeferredToolUse(id="call", name="Glob", input={"pattern": "*"}) if text == ASKS else None
+        return Run(answer_to(str(text)), final, waiting=waiting)
 
     def stop(self) -> None:
-        """It is done before anybody can stop it."""
+        """End a slow answer."""
+        self._stopped.set()
+
+    @property
+    def stopping(self) -> bool:
+        """It is not kept open anyway."""
+        return True
 
     def settle(self) -> None:
         """There are no processes, and those of the tests stay."""

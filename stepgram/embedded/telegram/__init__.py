@@ -1,0 +1,6 @@
+"""The Telegram stand-in; `server.py` tells what it is."""
+
+from stepgram.embedded.telegram.checks import BotApiError
+from stepgram.embedded.telegram.server import Telegram
+
+__all__ = ["BotApiError", "Telegram"]

@@ -1,0 +1,190 @@
+"""A stand-in for the Telegram Bot API, for the methods the bot uses, as strict as the real one.
+
+Parameters are validated with aiogram's models of Bot API 10.3; limits and error texts are Telegram's. It also plays the
+people: `/person/...` sends a message as someone, and `/` is a page to chat on. Updates go to the registered webhook as
+Telegram sends them: one at a time for each chat, again after 1 s, 2 s, 4 s ... up to 60 s until the answer is 2xx.
+
+Differences, on purpose: a webhook may be http on loopback, and `/person` exists.
+Sources: https://core.telegram.org/bots/api (methods, limits), https://core.telegram.org/bots/webhooks, and the error
+texts of the open-source server (tdlib/telegram-bot-api, tdlib/td MessageEntity.cpp).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, request, send_file
+from pydantic import ValidationError
+
+from stepgram.embedded.telegram.bot_api import public
+from stepgram.embedded.telegram.checks import BotApiError, image_size
+from stepgram.embedded.telegram.people import People
+from stepgram.embedded.telegram.updates import method_models
+
+FADING = ("Draft", "Action")
+"""What the names of methods end with whose effect does not last."""
+
+PLAIN_TEXT = ("text", "caption")
+"""Parameters that are never JSON, whatever they begin with."""
+
+PAGE = Path(__file__).parents[1] / "pages" / "chat.html"
+
+
+class Telegram(People):
+    """The stand-in as a web application."""
+
+    def app(self) -> Flask:
+        """The WSGI application."""
+        app = Flask("telegram")
+        app.add_url_rule("/bot<token>/<method>", view_func=self._bot, methods=["GET", "POST"])
+        app.add_url_rule("/file/bot<token>/<path:name>", view_func=self._download)
+        app.add_url_rule("/person/files", view_func=self._person_send_files, methods=["POST"])
+        app.add_url_rule("/", view_func=self._page)
+        app.add_url_rule("/person/messages", view_func=self._person_message, methods=["POST"])
+        app.add_url_rule("/person/stop", view_func=self._person_stop, methods=["POST"])
+        app.add_url_rule("/person/chats/<chat_id>/signs", view_func=lambda chat_id: self.signs(int(chat_id)))
+        app.add_url_rule("/person/buttons", view_func=self._person_button, methods=["POST"])
+        app.add_url_rule("/person/updates/<int:update_id>", view_func=self._person_update)
+        app.add_url_rule("/person/chats", view_func=self._person_chats)
+        app.add_url_rule("/person/chats/<chat_id>/messages", view_func=self._person_messages)
+        app.add_url_rule("/person/files/<name>", view_func=self._person_file)
+        return app
+
+    def fail_next(self, *faults: BotApiError) -> None:
+        """The next calls that send something that stays are answered with these errors, in order."""
+        with self._lock:
+            self._faults.extend(faults)
+
+    def block(self, chat_id: int) -> None:
+        """The person blocks the bot."""
+        with self._lock:
+            self.state["blocked"].append(chat_id)
+
+    def _bot(self, token: str, method: str) -> Response:
+        try:
+            if token != self.token:
+                raise BotApiError(401, "Unauthorized")
+            result = self._call(method)
+        except BotApiError as error:
+            body = {"ok": False, "error_code": error.status, "description": str(error)}
+            if error.parameters:
+                body["parameters"] = error.parameters
+            return Response(json.dumps(body), error.status, mimetype="application/json")
+        return Response(json.dumps({"ok": True, "result": result}), mimetype="application/json")
+
+    def _call(self, method: str) -> Any:
+        model = method_models().get(method.lower())
+        handler = getattr(self, f"_{_snake(method)}", None)
+        if model is None or handler is None:
+            raise BotApiError(404, "Not Found: method not found")
+        parameters = _parameters()
+        try:
+            model.model_validate(parameters)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BotApiError(400, f"Bad Request: parameter {where}: {first['msg']}") from error
+        with self._lock:
+            self.calls.append((method, parameters))
+            if method.lower().startswith(("send", "editmessagetext")) and not method.endswith(FADING) and self._faults:
+                raise self._faults.popleft()
+            return handler(parameters)
+
+    def _person_message(self) -> Any:
+        body = request.get_json()
+        try:
+            return self.say(
+                int(body["chat_id"]),
+                str(body["text"]),
+                int(body.get("thread_id") or 0),
+                int(body["user_id"]) if body.get("user_id") else None,
+                str(body.get("language") or "en"),
+                str(body.get("name") or "You"),
+            )
+        except (KeyError, ValueError) as error:
+            return Response(f"bad field: {error}", 400)
+
+    def _person_send_files(self) -> Any:
+        """Files of a form: one message each, several as one album."""
+        form, uploads = request.form, request.files.getlist("file")
+        try:
+            chat_id, thread_id = int(form["chat_id"]), int(form.get("thread_id") or 0)
+        except (KeyError, ValueError) as error:
+            return Response(f"bad field: {error}", 400)
+        album = {"media_group_id": str(time.time_ns())} if len(uploads) > 1 else {}
+        caption = {"caption": form["caption"]} if form.get("caption") else {}
+        sent: list[dict[str, int]] = []
+        for upload in uploads:
+            content, mime = upload.read(), upload.mimetype
+            kind = "photo" if image_size(content) and mime.startswith("image/") else "document"
+            if form.get("kind") == "voice":
+                kind = "voice"
+            more = {**album, **(caption if not sent else {})}
+            how = {"thread_id": thread_id, "language": form.get("language") or "en", "more": more, "mime": mime}
+            sent.append(self.send_file(chat_id, kind, upload.filename or "file", content, **how))
+        return sent
+
+    def _person_button(self) -> Any:
+        body = request.get_json()
+        try:
+            user = int(body["user_id"]) if body.get("user_id") else None
+            language = str(body.get("language") or "en")
+            pressed = self.press(int(body["chat_id"]), int(body["message_id"]), str(body["data"]), language, user)
+            return {"update_id": pressed}
+        except (KeyError, ValueError, StopIteration) as error:
+            return Response(f"no such button: {error}", 400)
+
+    def _person_stop(self) -> Any:
+        try:
+            return {"update_id": self.press_stop(int(request.get_json()["chat_id"]))}
+        except (KeyError, ValueError) as error:
+            return Response(f"nothing to stop: {error}", 400)
+
+    def _page(self) -> Response:
+        return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
+
+    def _person_file(self, name: str) -> Response:
+        return send_file((self._files / Path(name).name).resolve())
+
+    def _person_update(self, update_id: int) -> Any:
+        record = self.state["updates"].get(str(update_id))
+        if record is None:
+            return Response("no such update", 404)
+        return {k: record.get(k) for k in ("status", "attempts", "body", "last_status")}
+
+    def _person_chats(self) -> Any:
+        with self._lock:
+            chats = self.state["chats"].values()
+            return [{k: chat[k] for k in ("id", "type", "threads", "is_forum") if k in chat} for chat in chats]
+
+    def _person_messages(self, chat_id: str) -> Any:
+        after = int(request.args.get("after", 0))
+        with self._lock:
+            chat = self.state["chats"].get(chat_id)
+            messages = [] if chat is None else [m for m in chat["messages"] if m["message_id"] > after]
+            return [{**public(m), "page": m.get("_page"), "reactions": m.get("_reactions", [])} for m in messages]
+
+
+def _snake(method: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
+
+
+def _parameters() -> dict[str, Any]:
+    """The call's parameters, from a query string, a form, a multipart body or JSON."""
+    if request.is_json:
+        body = request.get_json(silent=True)
+        if not isinstance(body, dict):
+            raise BotApiError(400, "Bad Request: can't parse JSON object")
+        return body
+    given: dict[str, Any] = {**request.args.to_dict(), **request.form.to_dict()}
+    for name, value in given.items():
+        if name not in PLAIN_TEXT and value[:1] in ("{", "["):
+            try:
+                given[name] = json.loads(value)
+            except ValueError as error:
+                raise BotApiError(400, f"Bad Request: can't parse {name} JSON object") from error
+    return {**given, **{name: "attached" for name in request.files}}
