@@ -12,7 +12,7 @@ from stepgram.embedded.stack import EmbeddedStack
 from tests.bench import sessions, turn, webhook
 from tests.bench.figures import show
 
-NAMES = ("imports", "answers", "turn", "agent", "open", "cold", "sessions")
+NAMES = ("imports", "answers", "turn", "agent", "open", "cold", "signs", "sessions")
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
         "agent": ("Agent: overhead around the model", turn.agent),
         "open": ("Agent: open conversation", turn.open_conversation),
         "cold": ("Agent: cold process", turn.cold),
+        "signs": ("Chat: signs of life and Stop", turn.signs),
         "sessions": ("Sessions: carried as snapshots and by copying all files", sessions.sessions),
     }
     wanted = [measured[name] for name in measured if name in names]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 from stepgram.embedded.stack import EmbeddedStack
@@ -13,6 +15,7 @@ from tests.conftest import Person
 
 FIRST_CHAT = 720_000
 COLD_CHAT = 730_000
+SIGNS_CHAT = 740_000
 
 
 def ask(stack: EmbeddedStack, chat: int) -> ExecutionDetail:
@@ -105,3 +108,30 @@ def _around_one(stack: EmbeddedStack, chat: int) -> tuple[float, float]:
 
 def _ends(entered: datetime, seconds: float) -> float:
     return entered.timestamp() + seconds
+
+
+def signs(stack: EmbeddedStack, runs: int) -> list[Figure]:
+    """What people feel: from a message to the first sign of life, and from a pressed Stop to the end of the turn."""
+    person = Person(stack)
+    person.ask(SIGNS_CHAT, "hello")
+    sign, stopped = [], []
+    for chat in range(SIGNS_CHAT + 1, SIGNS_CHAT + 1 + runs):
+        written = time.monotonic()
+        name = person.say(chat, "!slow 60")
+        _until(lambda chat=chat: stack.telegram.signs(chat)["draft"] is not None)  # type: ignore[misc]
+        sign.append((time.monotonic() - written) * 1000)
+        _until(lambda chat=chat: "word" in json.dumps(stack.telegram.signs(chat)["draft"]))  # type: ignore[misc]
+        pressed = time.monotonic()
+        stack.telegram.press_stop(chat)
+        _until(lambda name=name: person.status(name) != "RUNNING")  # type: ignore[misc]
+        stopped.append((time.monotonic() - pressed) * 1000)
+    return [
+        Figure("a message to its first sign of life in the chat", "ms", tuple(sign)),
+        Figure("a pressed Stop to the end of the turn, its answer delivered", "ms", tuple(stopped)),
+    ]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Look every 5 ms; the turn itself ends what never becomes true."""
+    while not condition():
+        time.sleep(0.005)

@@ -8,7 +8,6 @@ import pytest
 
 from docs import generate
 from functions.common import errors
-from functions.common.texts import CATALOGUE
 from stepgram.graph import draw
 from tests.conftest import ROOT
 
@@ -51,10 +50,3 @@ def test_both_readmes_say_the_same() -> None:
         ]
 
     assert skeleton(README) == skeleton(CHINESE)
-
-
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_every_text_is_in_both_languages_with_the_same_values(name: str) -> None:
-    fields = {language: set(re.findall(r"{(\w+)}", text)) for language, text in CATALOGUE[name].items()}
-
-    assert fields["en"] == fields["zh"]
