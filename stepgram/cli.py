@@ -31,7 +31,7 @@ from stepgram.executions import ExecutionDetail, State, detail, list_executions,
 from stepgram.rerun import RerunError, failed_since, rerun_all
 from stepgram.sessions import Sessions, session_key
 from stepgram.stack import Stack, StackError, dotenv, open_stack, serve
-from stepgram.webhook import webhook_delete, webhook_info, webhook_set
+from stepgram.webhook import bot_of, set_commands, webhook_delete, webhook_info, webhook_set
 
 DEFAULT_CHAT = 1001
 COLOURS = {"succeeded": "green", "caught": "yellow", "running": "blue"}
@@ -169,7 +169,9 @@ def local(port: int) -> None:
             out.print(f"[dim]AWS      {stack.endpoint}   (Ctrl-C stops; `stepgram ask` goes through here)[/dim]")
             if stack.telegram:
                 import_models()
-            elif not any(os.environ.get(name) for name in ("ALLOWED_USERS", "ALLOWED_CHATS")):
+            else:
+                set_commands(bot_of(stack))
+            if not stack.telegram and not any(os.environ.get(name) for name in ("ALLOWED_USERS", "ALLOWED_CHATS")):
                 out.print("nobody may talk to the bot yet: write to it, then run `stepgram access allow CODE`")
             stopped = threading.Event()
             signal.signal(signal.SIGINT, lambda *_: stopped.set())

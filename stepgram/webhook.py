@@ -18,7 +18,7 @@ LANGUAGES = ("", "zh")
 def webhook_set(stack: Stack) -> str:
     """Register the stack's webhook; returns its address."""
     url = stack.outputs["WebhookUrl"]
-    _bot(stack).call(
+    bot_of(stack).call(
         "setWebhook",
         {
             "url": url,
@@ -27,7 +27,7 @@ def webhook_set(stack: Stack) -> str:
             "max_connections": MAX_CONNECTIONS,
         },
     )
-    set_commands(_bot(stack))
+    set_commands(bot_of(stack))
     return url
 
 
@@ -42,16 +42,17 @@ def set_commands(bot: BotApi) -> None:
 
 def webhook_info(stack: Stack) -> dict[str, Any]:
     """What Telegram knows of the webhook."""
-    info: dict[str, Any] = _bot(stack).call("getWebhookInfo", {})
+    info: dict[str, Any] = bot_of(stack).call("getWebhookInfo", {})
     return info
 
 
 def webhook_delete(stack: Stack) -> None:
     """Take the webhook away."""
-    _bot(stack).call("deleteWebhook", {})
+    bot_of(stack).call("deleteWebhook", {})
 
 
-def _bot(stack: Stack) -> BotApi:
+def bot_of(stack: Stack) -> BotApi:
+    """The stack's bot."""
     return BotApi(stack.outputs["TelegramApiUrl"], _secret(stack, "BotTokenSecretId"))
 
 

@@ -76,7 +76,12 @@ ORDER = [
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
-    parameters = {"ApprovalTools": "outside,Glob", "GroupMessages": "all", "MessagesPerMinute": "0"}
+    parameters = {
+        "ApprovalTools": "outside,Glob",
+        "GroupMessages": "all",
+        "MessagesPerMinute": "0",
+        "ChatDailyBudgetUsd": "10",
+    }
     with EmbeddedStack(tmp_path_factory.mktemp("stepgram"), parameters=parameters, environment={}) as running:
         yield running
 

@@ -47,6 +47,9 @@ SETTINGS = {
 }
 """Environment variables of `.env` that become template parameters here."""
 
+BUDGETS = ("DailyBudgetUsd", "MonthlyBudgetUsd", "ChatDailyBudgetUsd", "ChatMonthlyBudgetUsd")
+"""The demo model costs nothing, whatever the CLI reckons."""
+
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK")
 
 
@@ -147,7 +150,7 @@ class EmbeddedStack:
         """The demo model, or the real one with `STEPGRAM_MODEL=bedrock` (or `anthropic`) and credentials."""
         wanted = self._environment.get("STEPGRAM_MODEL", "demo")
         if wanted == "demo":
-            return {"ModelBaseUrl": self._bedrock_server.url}
+            return {"ModelBaseUrl": self._bedrock_server.url, **dict.fromkeys(BUDGETS, "0")}
         names = KEYS if wanted == "bedrock" else ("ANTHROPIC_API_KEY",)
         given = {name: self._environment[name] for name in names if self._environment.get(name)}
         if wanted not in ("bedrock", "anthropic") or not given:

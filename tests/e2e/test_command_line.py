@@ -310,6 +310,27 @@ def test_without_a_terminal_and_without_yes_a_tool_call_is_denied(stepgram: Run)
     assert len(answer["replies"]) == 1
 
 
+def test_at_a_terminal_the_person_is_asked(home: Path) -> None:
+    ours, theirs = os.openpty()
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "stepgram.cli", "ask", "!bash echo asked"],
+        env={**os.environ, "STEPGRAM_HOME": str(home)},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.write(ours, b"y\n")
+    printed, errors = asking.communicate(timeout=120)
+    os.close(ours)
+    os.close(theirs)
+
+    assert asking.returncode == 0
+    assert "Bash: echo asked" in errors
+    assert "Allow once (y), always in this conversation (a), or deny (n)?" in errors
+    assert "The tool answered:\n\nasked" in printed
+
+
 def test_a_question_is_answered_after_the_stack_was_stopped_and_started(home: Path) -> None:
     local = Local(home, free_port())
     try:
