@@ -95,7 +95,8 @@ def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSu
     folder = turn_prefix(session.session_id, request.turn_id)
     with RunClaim(s3, settings.bucket, f"{folder}claim.json"):
         stored = stored_result(snapshots, result_key(folder, session.part))
-        if stored is not None and stored.went_on_from == session.going_on:
+        attempt = redrive_count(request.execution)
+        if stored is not None and stored.answers(session.going_on, attempt):
             logger.info("the stored result is returned")
             return stored.summary
         started = time.monotonic()
@@ -221,6 +222,7 @@ def _run(
     )
     return RunResult(
         went_on_from=session.going_on,
+        attempt=redrive_count(request.execution),
         summary=summary,
         text=answer,
         files=tuple(files.values()),

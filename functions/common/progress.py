@@ -126,11 +126,12 @@ def tell(function: str, report: Report) -> None:
 class Shown:
     """What the turn's item says: `message_id` is the message that shows progress; `busy`: one is being shown now.
 
-    `waiting`: the message says that others are before this one. `stale`: a later report came first, or the turn ended.
+    `stop` is the last attempt that was asked to stop (-1: none). `waiting`: the message says that others come first.
+    `stale`: a later report came first, or the turn ended.
     """
 
     message_id: int | None
-    stop: bool
+    stop: int
     busy: bool = False
     waiting: bool = False
     stale: bool = False
@@ -143,10 +144,6 @@ class ProgressTable:
         self._table = table
         self._dynamodb = dynamodb
         self._ttl = ttl
-
-    def stopping(self, session_key: str, turn_id: str) -> bool:
-        """Whether the turn was asked to stop."""
-        return self.shown(session_key, turn_id).stop
 
     def shown(self, session_key: str, turn_id: str) -> Shown:
         """What shows the turn's progress now."""
@@ -205,12 +202,14 @@ class ProgressTable:
         except ClientError as error:
             return _shown(_refused(error))
 
-    def stop(self, session_key: str, turn_id: str) -> bool:
-        """Ask the turn to stop; False when it was asked before."""
-        values = {":true": {"BOOL": True}, ":ttl": {"N": str(self._ttl)}}
-        change = "SET stop = :true, #ttl = if_not_exists(#ttl, :ttl)"
+    def stop(self, session_key: str, turn_id: str, attempt: int) -> bool:
+        """Ask an attempt of the turn to stop; False when it was asked before. A later one runs again."""
+        values = {":attempt": {"N": str(attempt)}, ":ttl": {"N": str(self._ttl)}}
+        change = "SET stop = :attempt, #ttl = if_not_exists(#ttl, :ttl)"
         try:
-            self._update(session_key, turn_id, change, values, {"#ttl": "ttl"}, "attribute_not_exists(stop)")
+            self._update(
+                session_key, turn_id, change, values, {"#ttl": "ttl"}, "attribute_not_exists(stop) OR stop < :attempt"
+            )
         except ClientError as error:
             _refused(error)
             return False
@@ -253,7 +252,7 @@ def _shown(item: dict[str, Any], stale: bool = False) -> Shown:
     message = item.get("progress_message")
     return Shown(
         message_id=int(message["N"]) if message else None,
-        stop=item.get("stop", {}).get("BOOL", False),
+        stop=int(item.get("stop", {"N": "-1"})["N"]),
         busy="progress_busy" in item,
         waiting=item.get("progress_waiting", {}).get("BOOL", False),
         stale=stale,

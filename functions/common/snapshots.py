@@ -145,14 +145,22 @@ class RunSummary(Frozen):
 
 
 class RunResult(Frozen):
-    """The stored outcome of a run. `went_on_from` is the manifest it went on from; a call is `waiting` for a person."""
+    """The stored outcome of a run. `went_on_from` is the manifest it went on from; a call is `waiting` for a person.
+
+    `attempt` is the execution's redrive count when it ran.
+    """
 
     went_on_from: str | None
+    attempt: int = 0
     summary: RunSummary
     text: str
     files: tuple[OutboxFile, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     waiting: ToolCall | None = None
+
+    def answers(self, going_on: str | None, attempt: int) -> bool:
+        """Whether it is the result of a run from there; what was stopped is run anew by a later attempt."""
+        return self.went_on_from == going_on and (not self.summary.stopped or self.attempt == attempt)
 
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)

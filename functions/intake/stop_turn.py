@@ -39,7 +39,8 @@ def run(request: Request) -> Outcome:
         by = request.envelope.user.name if request.envelope.user else ""
         approvals = ApprovalTable(settings.table, aws.dynamodb(), step_functions)
         settle(approvals, table, bot_api(settings), asked, Decision(choice="stop", by=by), request.language)
-    if ProgressTable(settings.table, aws.dynamodb(), table.expiry()).stop(request.session_key, owner.turn_id):
+    progress = ProgressTable(settings.table, aws.dynamodb(), table.expiry())
+    if progress.stop(request.session_key, owner.turn_id, owner.sequence[0]):
         return Outcome(outcome=f"stopping {owner.turn_id}")
     try:
         step_functions.stop_execution(

@@ -48,16 +48,17 @@ def handler(report: Report) -> Result:
     dynamodb = aws.dynamodb()
     table = ProgressTable(settings.table, dynamodb, SessionTable(settings.table, dynamodb).expiry())
     if report.show == "listen":
-        return Result(stop=table.stopping(report.session_key, report.turn_id))
+        return Result(stop=table.shown(report.session_key, report.turn_id).stop >= ticket.attempt)
     sequence = ticket.attempt * ATTEMPT + report.time
     shown = table.begin(report.session_key, report.turn_id, sequence)
     pause = PRIVATE_PAUSE if ticket.chat.type == "private" else GROUP_PAUSE
+    stop = shown.stop >= ticket.attempt
     if shown.stale:
-        return Result(stop=shown.stop, pause=pause)
+        return Result(stop=stop, pause=pause)
     sign = Sign(bot_api(settings), ticket, report, table)
     message_id: int | None = None
     try:
-        if not shown.stop:
+        if not stop:
             message_id = sign.show(shown)
     except TelegramRateLimited as error:
         pause = max(pause, float(error.retry_after))
@@ -65,7 +66,7 @@ def handler(report: Report) -> Result:
         logger.warning("Telegram does not show progress", cause=str(error))
     if not table.end(report.session_key, report.turn_id, sequence, message_id, bool(report.waiting)) and message_id:
         sign.delete(message_id)
-    return Result(stop=shown.stop, pause=pause)
+    return Result(stop=stop, pause=pause)
 
 
 class Sign:

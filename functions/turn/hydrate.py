@@ -64,12 +64,12 @@ class Request(StepRequest):
 def handler(request: Request) -> Result:
     """Read the pointer again (it may have moved while the turn waited), check its snapshot and renew what is old."""
     settings = HydrateSettings.load()
-    budgets = spent(settings, aws.dynamodb(), request.session_key)
-    for budget in budgets:
-        if budget.left <= 0:
-            raise BudgetSpent(f"{budget.name}: ${budget.spent:.2f} of ${budget.limit:.2f} are spent")
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
     record = table.turn(request.session_key, request.turn_id)
+    budgets = spent(settings, aws.dynamodb(), request.session_key)
+    for budget in budgets:
+        if budget.left <= 0 and not record.committed:
+            raise BudgetSpent(f"{budget.name}: ${budget.spent:.2f} of ${budget.limit:.2f} are spent")
     notice: Literal["session_lost"] | None = None
     manifest: Manifest | None = None
     if record.committed and record.version is not None and record.session_id is not None:

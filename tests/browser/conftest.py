@@ -21,9 +21,9 @@ SCREENSHOTS = os.environ.get("STEPGRAM_SCREENSHOTS")
 expect.set_options(timeout=60_000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, headless."""
+    """Debian's Chromium, headless. For one module only: while it is open, its event loop runs in this thread."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert path is not None, "the browser tests need Chromium (Debian: apt-get install chromium)"
     with sync_playwright() as playwright:

@@ -212,7 +212,8 @@ def test_a_turn_that_runs_when_the_stack_stops_goes_on_when_it_starts(local: Cal
     again = local()
 
     assert status == 0
-    until(lambda: len(again.texts(8)) == 2)
+    until(lambda: any("waits for the lock" in text for text in again.texts(8)))
+    assert len(again.texts(8)) == 2
     assert "done." in again.texts(8)[0]
     assert "This is message 2" in again.texts(8)[1]
     until(lambda: {row["status"] for row in again.executions()} == {"SUCCEEDED"})

@@ -26,7 +26,7 @@ from tests.workflow.fast_agent import answer_to, fast_agent
 WRITES = ("PutItem", "UpdateItem", "TransactWriteItems", "PutObject", "SendTaskSuccess")
 STEPS = [
     ("RunAgent", ["PutObject"] * 5),  # claim, transcript, manifest, debug log, result
-    ("Persist", ["TransactWriteItems"]),
+    ("Persist", ["TransactWriteItems"] + ["UpdateItem"] * 5),  # the snapshot; then the mark and the four sums of costs
     (
         "Reply",
         ["UpdateItem", "sendMessage", "UpdateItem", "UpdateItem", "UpdateItem"],

@@ -87,6 +87,7 @@ class Chat:
         return any(m.get("reply_to_message", {}).get("message_id") == message for m in self.person.replies(self.id))
 
 
+@pytest.mark.timeout(900)
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(actions=st.lists(ACTIONS, min_size=1, max_size=5))
 def test_nothing_is_left_open(stack: EmbeddedStack, quick: None, actions: list[str]) -> None:

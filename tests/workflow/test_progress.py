@@ -119,7 +119,7 @@ def test_a_turn_stopped_before_the_agent_began_says_so(
     table = ProgressTable(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws), 0)
     name = person.say(chat, "!slow 30")
     until(lambda: person.status(name) != "NONE")
-    assert table.stop(f"{chat}:0", name)
+    assert table.stop(f"{chat}:0", name, 0)
     turn = person.wait(name)
 
     assert turn.output["outcome"] == "STOPPED"
@@ -139,6 +139,8 @@ def test_a_turn_that_does_not_hear_is_stopped_by_force_the_second_time(
 
     assert person.wait(name).status == "ABORTED"
     until(lambda: person.texts(chat) == [say("stopped", "en")])
+    person.stack.functions.around = None
+    assert person.redrive(name).output["outcome"] == "DELIVERED"
 
 
 def test_a_late_press_of_stop_does_not_stop_the_turn_after_it(stack: EmbeddedStack, person: Person, chat: int) -> None:
