@@ -59,7 +59,7 @@ def test_a_group_sees_typing_then_one_message_that_becomes_the_answer(
 def test_a_tool_shows_as_one_line_and_as_none_when_nobody_wants_it(
     stack: EmbeddedStack, person: Person, chat: int
 ) -> None:
-    person.ask(chat, "!bash sleep 3")
+    person.ask(chat, "!bash sleep 5")
     shown = [p["rich_message"]["markdown"] for _, p in calls(stack, chat, "sendRichMessageDraft")]
 
     assert any("🔧 Bash `Run the user's command`" in text for text in shown)
