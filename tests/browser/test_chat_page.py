@@ -94,7 +94,7 @@ def test_topics_are_conversations_of_their_own(page: Page, group: int) -> None:
 
 
 def test_a_message_behind_another_shows_its_place(page: Page, chat: int) -> None:
-    write(page, chat, "!slow 6")
+    write(page, chat, "!slow 10")
     expect(page.locator(".draft")).to_contain_text("word")
     write(page, chat, "second")
 

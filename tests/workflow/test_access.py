@@ -90,13 +90,14 @@ def test_a_chat_that_is_allowed_lets_everybody_in_it_talk(
 
 def test_who_writes_too_fast_is_told_once_and_then_not_read(person: Person, chat: int, environment: Settings) -> None:
     environment.set("WebhookFunction", MESSAGES_PER_MINUTE="3")
-    answers = [person.command(chat, "/whoami")["outcome"] for _ in range(6)]
-    texts = person.texts(chat)
+    outcomes: list[str] = []
+    while "refused too_fast" not in outcomes:  # a new minute may begin in between
+        outcomes.append(person.command(chat, "/whoami")["outcome"])
+        assert len(outcomes) < 10
 
-    refused = answers.index("refused too_fast")
-    assert refused >= 3
-    assert set(answers[refused + 1 :]) <= {"ignored"} or "command whoami" in answers[refused + 1 :]
-    assert texts.count(say("too_fast", "en")) == 1
+    assert outcomes[:3] == ["command whoami"] * 3
+    assert person.command(chat, "/whoami")["outcome"] in ("ignored", "command whoami")
+    assert person.texts(chat).count(say("too_fast", "en")) == 1
 
 
 def spend(stack: EmbeddedStack, partition: str, dollars: float) -> None:

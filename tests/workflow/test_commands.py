@@ -221,10 +221,10 @@ def test_status_model_verbose_and_cost_tell_and_change(person: Person, chat: int
 
 
 def test_status_says_what_runs_and_how_many_wait(person: Person, chat: int) -> None:
-    first = person.say(chat, "!slow 5")
+    first = person.say(chat, "!slow 10")
     person.wait_for_state(first, "RunAgent")
     second = person.say(chat, "next")
-    person.wait_for_state(second, "AcquireLock")
+    until(lambda: say("waiting", "en", count=1) in person.texts(chat))
     person.command(chat, "/status")
 
     status = next(text for text in person.texts(chat) if text.startswith("Session"))

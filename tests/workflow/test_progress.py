@@ -68,7 +68,7 @@ def test_a_tool_shows_as_one_line_and_as_none_when_nobody_wants_it(
 def test_a_message_that_waits_shows_its_place_and_that_message_goes(
     stack: EmbeddedStack, person: Person, chat: int
 ) -> None:
-    first = person.say(chat, "!slow 3")
+    first = person.say(chat, "!slow 10")
     person.wait_for_state(first, "RunAgent")
     second, third = person.say(chat, "two", language="zh"), person.say(chat, "three")
     until(lambda: say("waiting", "en", count=2) in person.texts(chat))
@@ -145,7 +145,7 @@ def test_a_turn_that_does_not_hear_is_stopped_by_force_the_second_time(
 
 def test_a_late_press_of_stop_does_not_stop_the_turn_after_it(stack: EmbeddedStack, person: Person, chat: int) -> None:
     first = person.ask(chat, "one").name
-    second = person.say(chat, "!slow 3")
+    second = person.say(chat, "!slow 5")
     person.wait_for_state(second, "RunAgent")
     late = {"chat": {"id": chat, "type": "private"}, "draft_id": draft_id(first)}
     stack.telegram.queue({"stopped_message_generation": late}, chat)
