@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from functions.common.admission import Admission, Guest
 from functions.common.budget import ALL, periods
+from functions.common.snapshots import LeftOut, Reason
 from functions.common.texts import say
+from functions.turn.reply import left_out
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Person, until
@@ -214,3 +216,69 @@ def test_the_general_topic_refuses_politely(person: Person, group: int) -> None:
 
     assert taken(person, sent["update_id"])["outcome"] == "refused general_topic"
     assert say("general_topic", "en") in person.texts(group)
+
+
+def test_what_is_not_there_cannot_be_forked_or_shown(person: Person, chat: int) -> None:
+    person.command(chat, "/fork")
+    person.command(chat, "/debug")
+
+    assert person.texts(chat) == [say("fork_nothing", "en"), say("debug_nothing", "en")]
+
+
+def test_an_undo_whose_version_is_gone_says_so(stack: EmbeddedStack, person: Person, chat: int) -> None:
+    session = person.ask(chat, "one").output["session_id"]
+    person.ask(chat, "two")
+    s3, bucket = client("s3", stack.addresses.aws), stack.deployment.outputs["SessionBucket"]
+    listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"sessions/{session}/manifests/1-")["Contents"]
+    s3.delete_object(Bucket=bucket, Key=listed[0]["Key"])
+    person.command(chat, "/undo")
+
+    assert person.texts(chat)[-1] == say("undo_gone", "en")
+
+
+def test_a_topic_that_telegram_refuses_is_told(person: Person, group: int) -> None:
+    person.ask(group, "hello", thread=5)
+    person.stack.telegram.state["chats"][str(group)]["no_topics"] = True
+    sent = person.stack.telegram.say(group, "/fork", thread_id=5)
+    taken(person, sent["update_id"])
+
+    reason = "Bad Request: not enough rights to create a topic"
+    assert person.texts(group)[-1] == say("fork_refused", "en", reason=reason)
+
+
+def test_files_too_large_for_telegram_are_named(person: Person, chat: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("functions.turn.reply.SENT_BYTES", 10)
+    monkeypatch.setattr("functions.intake.time_travel.SENT_BYTES", 10)
+    person.ask(chat, "!file big.txt more than ten bytes")
+    assert person.texts(chat)[-1] == say("not_sent_too_large", "en", name="big.txt", megabytes="0")
+    person.command(chat, "/debug")
+
+    assert say("debug_too_large", "en", name="conversation.jsonl", megabytes="0") in person.texts(chat)
+
+
+def test_who_else_may_decide_is_said_in_the_question(person: Person, chat: int, environment: Settings) -> None:
+    environment.set("AskApprovalFunction", APPROVERS="77")
+    name = person.say(chat, '!tool Glob {"pattern": "*"}')
+    until(lambda: say("approval_others", "en") in " ".join(person.texts(chat)))
+    person.command(chat, "/stop")
+
+    assert person.wait(name).output["outcome"] == "STOPPED"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_reason_to_leave_a_file_out_is_told(language: str) -> None:
+    paths = [LeftOut(path=f"file-{reason}", reason=reason, size=1024**2) for reason in get_args(Reason)]
+    told = left_out(tuple(paths), language).splitlines()
+    shown = [f"left_out_{path.reason}" for path in paths[:5]]
+
+    assert told[1:6] == [say(n, language, path=p.path, megabytes="1.0") for n, p in zip(shown, paths, strict=False)]
+    assert told[6] == say("left_out_more", language, count=len(paths) - 5)
+    assert say("left_out_bad_name", language, path="x") in left_out((LeftOut(path="x", reason="bad_name"),), language)
+
+
+def test_an_answer_no_messages_can_carry_comes_as_a_file(person: Person, chat: int) -> None:
+    person.ask(chat, "!long 400000")
+    document = next(m for m in person.replies(chat) if "document" in m)
+
+    assert document["caption"] == say("answer_as_document", "en")
+    assert document["document"]["file_size"] >= 400_000
