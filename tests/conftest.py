@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from functions.common import texts
 from functions.common.envelope import turn_id
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer, Invoker, failure
@@ -23,39 +21,6 @@ from stepgram.embedded.template import FunctionSpec
 from stepgram.executions import ExecutionDetail, detail
 
 TURN_SECONDS = 90.0
-said: set[str] = set()
-"""The texts of the catalogue that the bot said in this process."""
-
-
-class Heard(dict[str, dict[str, str]]):
-    """The catalogue, noting what is looked up."""
-
-    def __getitem__(self, name: str) -> dict[str, str]:
-        said.add(name)
-        return super().__getitem__(name)
-
-
-texts.CATALOGUE = Heard(texts.CATALOGUE)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """At the end of a whole run: every text of the bot was said in some test."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None:
-        output["said"] = sorted(said)
-        return
-    whole = session.config.args == session.config.getini("testpaths") and not session.config.option.keyword
-    missing = set(texts.CATALOGUE) - said
-    if whole and missing and session.exitstatus == 0:
-        sys.stderr.write(f"no test hears these texts: {', '.join(sorted(missing))}\n")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Take over what a process of the run heard."""
-    said.update(getattr(node, "workeroutput", {}).get("said", []))
-
-
 _chats = itertools.count(500_001)
 
 

@@ -1,7 +1,4 @@
-"""The catalogue: complete in both languages, used, and the only place where the bot's words are.
-
-That the tests hear every text is checked at the end of a whole run (tests/conftest.py).
-"""
+"""The catalogue: complete in both languages, used, and the only place where the bot's words are."""
 
 from __future__ import annotations
 
