@@ -26,7 +26,7 @@ PATHS = ("file_path", "pattern", "path")
 
 
 class Watch(Protocol):
-    """Who follows a run: what the agent says and does, and a way to be told to stop it."""
+    """Who follows what the agent says and does in a run."""
 
     def said(self, text: str) -> None:
         """The answer so far."""
@@ -36,7 +36,7 @@ class Watch(Protocol):
 
 
 class Reporter:
-    """One run's reports, from `with` to its end. `stop` is called once, from a thread, when somebody wants to stop."""
+    """One run's reports, from `with` to its end. `stop` is called, from a thread, when somebody wants to stop."""
 
     def __init__(self, report: Callable[[Report], Heard], first: Report, stop: Callable[[], None]) -> None:
         """`first` is what all reports have in common."""

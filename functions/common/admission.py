@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from botocore.exceptions import ClientError
 from pydantic import BaseModel
 
+from functions.common import aws
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
@@ -89,8 +91,7 @@ class Admission:
                 ExpressionAttributeValues={":now": {"N": str(now)}},
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
+            aws.refused_item(error)
             return None
         person = {"user": {"N": str(user)}, "name": {"S": name}}
         self._dynamodb.put_item(TableName=self._table, Item={**_key("access", f"code#{code}"), **person, **ttl})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 from pydantic import BaseModel
 
+from functions.common import aws
 from functions.common.envelope import Message
 
 if TYPE_CHECKING:
@@ -52,12 +53,12 @@ class AlbumTable:
                          "attribute_not_exists(leader)", {**first, **ttl}, {"#ttl": "ttl"})  # fmt: skip
             return True
         except ClientError as error:
-            _refused(error)
+            aws.refused_item(error)
         try:
             self._update(session_key, message, "SET parts.#turn = :part, changed = :now",
                          "attribute_not_exists(closed)", part, {"#turn": turn_id})  # fmt: skip
         except ClientError as error:
-            item = _refused(error)
+            item = aws.refused_item(error)
             return item["leader"]["S"] == turn_id or turn_id not in item["parts"]["M"]
         album = self.read(session_key, str(message.album))
         return album is None or album.leader == turn_id
@@ -74,7 +75,7 @@ class AlbumTable:
             item = self._update(session_key, message, "SET closed = :true", "attribute_exists(leader)", values, {})
             return _album(item)
         except ClientError as error:
-            _refused(error)
+            aws.refused_item(error)
             return None
 
     def _update(
@@ -103,14 +104,6 @@ def _album(item: dict[str, Any]) -> Album:
         closed="closed" in item,
         quiet=time.time_ns() // 1_000_000 - int(item["changed"]["N"]) >= QUIET_MS,
     )
-
-
-def _refused(error: ClientError) -> dict[str, Any]:
-    """The item whose condition did not hold. Raises any other error."""
-    if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-        raise error
-    response: Any = error.response
-    return dict(response.get("Item", {}))
 
 
 def _key(session_key: str, album: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict
 
+from functions.common import aws
 from functions.common.delivery import QUESTION
 from functions.common.envelope import Chat
 from functions.common.errors import TelegramRefused
@@ -121,9 +122,8 @@ class ApprovalTable:
                 },
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
-                return False
-            raise
+            aws.refused_item(error)
+            return False
         return True
 
     def decided(self, session_key: str, turn_id: str, number: int) -> Decision | None:
@@ -146,8 +146,7 @@ class ApprovalTable:
                 ExpressionAttributeValues={":decision": {"S": decision.model_dump_json()}},
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
+            aws.refused_item(error)
             return self.decided(session_key, turn_id, number) or decision
         return decision
 

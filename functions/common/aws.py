@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from functions.common.settings import AwsSettings
 
@@ -57,6 +58,14 @@ def _made(service: str, settings: AwsSettings, keys: dict[str, Any], attempts: i
             config=config,
             **keys,
         )
+
+
+def refused_item(error: ClientError) -> dict[str, Any]:
+    """The item whose condition did not hold; empty unless the request asked for it. Raises any other error."""
+    if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+        raise error
+    response: Any = error.response
+    return dict(response.get("Item", {}))
 
 
 def dynamodb() -> DynamoDBClient:

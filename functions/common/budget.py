@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
 
+from functions.common import aws
 from functions.common.settings import BudgetSettings
 
 if TYPE_CHECKING:
@@ -72,8 +73,7 @@ def count(table: str, dynamodb: DynamoDBClient, session_key: str, turn_id: str, 
             ExpressionAttributeValues={":true": {"BOOL": True}},
         )
     except ClientError as error:
-        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-            raise
+        aws.refused_item(error)
         return
     for partition in (session_key, ALL):
         for sort_key in periods(now).values():

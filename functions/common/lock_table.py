@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from functions.common import aws
 from functions.common.errors import LockContended
 from functions.common.lock import (
     Acquire,
@@ -115,9 +116,8 @@ class LockTable:
                 **({"ExpressionAttributeValues": {":version": {"N": str(version)}}} if version else {}),  # type: ignore[arg-type]
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
-                return False
-            raise
+            aws.refused_item(error)
+            return False
         return True
 
     def _tell(self, session_key: str, lock: Lock, effects: Sequence[Effect]) -> Lock:

@@ -164,7 +164,7 @@ class ProgressTable:
                 )
             )
         except ClientError as error:
-            return _shown(_refused(error), stale=True)
+            return _shown(aws.refused_item(error), stale=True)
 
     def end(self, session_key: str, turn_id: str, sequence: int, message_id: int | None, waiting: bool) -> bool:
         """Note what was shown under a number; False when the turn has been closed or another was shown meanwhile."""
@@ -176,7 +176,7 @@ class ProgressTable:
         try:
             self._update(session_key, turn_id, change, values, {}, "progress_busy = :n AND progress = :n")
         except ClientError as error:
-            _refused(error)
+            aws.refused_item(error)
             return False
         return True
 
@@ -200,7 +200,7 @@ class ProgressTable:
                 )
             )
         except ClientError as error:
-            return _shown(_refused(error))
+            return _shown(aws.refused_item(error))
 
     def stop(self, session_key: str, turn_id: str, attempt: int) -> bool:
         """Ask an attempt of the turn to stop; False when it was asked before. A later one runs again."""
@@ -211,7 +211,7 @@ class ProgressTable:
                 session_key, turn_id, change, values, {"#ttl": "ttl"}, "attribute_not_exists(stop) OR stop < :attempt"
             )
         except ClientError as error:
-            _refused(error)
+            aws.refused_item(error)
             return False
         return True
 
@@ -238,14 +238,6 @@ class ProgressTable:
             ),
         }
         return dict(self._dynamodb.update_item(**given).get("Attributes", {}))
-
-
-def _refused(error: ClientError) -> dict[str, Any]:
-    """The item whose condition did not hold. Raises any other error."""
-    if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-        raise error
-    response: Any = error.response
-    return dict(response.get("Item", {}))
 
 
 def _shown(item: dict[str, Any], stale: bool = False) -> Shown:

@@ -17,6 +17,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict
 
+from functions.common import aws
 from functions.common.errors import LockLost
 
 if TYPE_CHECKING:
@@ -262,8 +263,7 @@ class SessionTable:
                 condition="attribute_not_exists(delivered)",
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
+            aws.refused_item(error)
             self._update(
                 session_key, key, "SET delivered.#part = :id", names={"#part": part}, values={":id": message_id}
             )

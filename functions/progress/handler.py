@@ -36,25 +36,21 @@ PRIVATE_PAUSE, GROUP_PAUSE = 1.0, 4.0
 DETAIL_CHARACTERS = 160
 
 
-class Result(Heard):
-    """What the turn hears."""
-
-
 @step(Report)
-def handler(report: Report) -> Result:
+def handler(report: Report) -> Heard:
     """Show what is new. Telegram's refusals are no failure of the turn: there is only less to see."""
     ticket = redeem(report.ticket, report.turn_id, report.session_key)
     settings = ProgressSettings.load()
     dynamodb = aws.dynamodb()
     table = ProgressTable(settings.table, dynamodb, SessionTable(settings.table, dynamodb).expiry())
     if report.show == "listen":
-        return Result(stop=table.shown(report.session_key, report.turn_id).stop >= ticket.attempt)
+        return Heard(stop=table.shown(report.session_key, report.turn_id).stop >= ticket.attempt)
     sequence = ticket.attempt * ATTEMPT + report.time
     shown = table.begin(report.session_key, report.turn_id, sequence)
     pause = PRIVATE_PAUSE if ticket.chat.type == "private" else GROUP_PAUSE
     stop = shown.stop >= ticket.attempt
     if shown.stale:
-        return Result(stop=stop, pause=pause)
+        return Heard(stop=stop, pause=pause)
     sign = Sign(bot_api(settings), ticket, report, table)
     message_id: int | None = None
     try:
@@ -66,7 +62,7 @@ def handler(report: Report) -> Result:
         logger.warning("Telegram does not show progress", cause=str(error))
     if not table.end(report.session_key, report.turn_id, sequence, message_id, bool(report.waiting)) and message_id:
         sign.delete(message_id)
-    return Result(stop=stop, pause=pause)
+    return Heard(stop=stop, pause=pause)
 
 
 class Sign:
