@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from functions.common import aws
 from functions.common.delivery import QUESTION
 from functions.common.envelope import Chat
-from functions.common.errors import TelegramRefused
+from functions.common.errors import LockLost, TelegramRefused
 from functions.common.lock import Approval
 from functions.common.lock_table import DEAD_TOKEN
 from functions.common.observability import logger
@@ -56,13 +56,12 @@ class Decision(BaseModel):
 
 @dataclass(frozen=True)
 class Question:
-    """A question: of part `number` of a turn, in a chat; `open` while the turn waits for its answer."""
+    """A question: of part `number` of a turn, in a chat."""
 
     session_key: str
     turn_id: str
     number: int
     chat: Chat
-    open: Approval | None
 
 
 def may_decide(approvers: tuple[str, ...], user_id: int, approval: Approval) -> bool:
@@ -94,11 +93,29 @@ class ApprovalTable:
         self._dynamodb = dynamodb
         self._step_functions = step_functions
 
-    def open(self, session_key: str, approval: Approval) -> bool:
-        """Keep the question while its turn owns the lock; False when it does not (any more)."""
-        return self._lock_item(
+    def ask(self, session_key: str, approval: Approval) -> bool:
+        """Keep the question while its turn owns the lock; False when it was decided before, which is answered at once.
+
+        Raises LockLost when the turn does not own the lock (any more).
+        """
+        if not self._lock_item(
             session_key, "SET approval = :approval ADD version :one", "#owner = :turn", approval, {":one": {"N": "1"}}
-        )
+        ):
+            raise LockLost(f"{approval.turn_id} does not own {session_key}")
+        decision = self.decided(session_key, approval.turn_id, approval.number)
+        if decision is None:
+            return True
+        self.answer(approval.token, decision)
+        self.close(session_key, approval)
+        return False
+
+    def opened(self, session_key: str, turn_id: str, number: int) -> Approval | None:
+        """This question while the turn waits for its answer, with the token it waits on by now."""
+        item = self._dynamodb.get_item(
+            TableName=self._table, Key={"pk": {"S": session_key}, "sk": {"S": "lock"}}, ConsistentRead=True
+        ).get("Item", {})
+        found = Approval.model_validate_json(item["approval"]["S"]) if "approval" in item else None
+        return found if found and (found.turn_id, found.number) == (turn_id, number) else None
 
     def close(self, session_key: str, approval: Approval) -> None:
         """The question is answered; one that was asked since stays."""
@@ -169,11 +186,13 @@ def settle(
 ) -> Decision:
     """Carry a decision out, once: note it, wake the turn, let the question show it. Returns the one that holds.
 
-    A press that died half way is made good by the next: each step does nothing when it was done.
+    A press that died half way is made good by the next: each step does nothing when it was done. The token is read
+    after the decision was written, and `ask` reads decisions after it wrote its token: one of the two meets the other.
     """
     held = approvals.decide(question.session_key, question.turn_id, question.number, decision)
-    if question.open is not None:
-        approvals.answer(question.open.token, held)
+    opened = approvals.opened(question.session_key, question.turn_id, question.number)
+    if opened is not None:
+        approvals.answer(opened.token, held)
     message = table.turn(question.session_key, question.turn_id).delivered.get(f"{QUESTION}{question.number}")
     if message is not None:
         verdict = {"text": say(f"approved_{held.choice}", language, by=held.by), "callback_data": DONE}
@@ -182,8 +201,8 @@ def settle(
             bot.call("editMessageReplyMarkup", shown)
         except TelegramRefused as error:
             logger.info("the question does not show the decision", cause=str(error))
-    if question.open is not None:
-        approvals.close(question.session_key, question.open)
+    if opened is not None:
+        approvals.close(question.session_key, opened)
     return held
 
 

@@ -72,7 +72,7 @@ def _decide(
     if waits is not None and choice == "always" and pointer is not None:
         preferences = table.preferences(request.session_key)
         table.prefer(request.session_key, preferences.allow(waits.tool, pointer.session_id))
-    question = Question(request.session_key, turn, number, chat, waits)
+    question = Question(request.session_key, turn, number, chat)
     held = settle(approvals, table, bot, question, Decision(choice=choice, by=user.name), request.language)
     return f"approved_{held.choice}", {"by": held.by}
 

@@ -38,7 +38,7 @@ def run(request: Request) -> Outcome:
         locks.announce(request.session_key, Announcement(turn_id=request.turn_id, order=order))
         return Outcome(outcome=QUEUED)
     table.delivered(request.session_key, request.turn_id, PART, 0)
-    question = Question(request.session_key, asked.turn_id, asked.number, chat, asked)
+    question = Question(request.session_key, asked.turn_id, asked.number, chat)
     decision = Decision(choice="deny", by=user.name, reason=message.text)
     approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
     settle(approvals, table, bot_api(settings), question, decision, request.language)

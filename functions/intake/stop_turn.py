@@ -35,7 +35,7 @@ def run(request: Request) -> Outcome:
         return Outcome(outcome="nothing to stop")
     table.delivered(request.session_key, request.turn_id, "stop", 0)
     if lock.approval is not None and request.envelope.chat is not None:
-        asked = Question(request.session_key, owner.turn_id, lock.approval.number, request.envelope.chat, lock.approval)
+        asked = Question(request.session_key, owner.turn_id, lock.approval.number, request.envelope.chat)
         by = request.envelope.user.name if request.envelope.user else ""
         approvals = ApprovalTable(settings.table, aws.dynamodb(), step_functions)
         settle(approvals, table, bot_api(settings), asked, Decision(choice="stop", by=by), request.language)

@@ -16,10 +16,9 @@ from functions.common import aws
 from functions.common.approvals import BUTTONS, ApprovalTable, Decision, Question, button_data, settle
 from functions.common.delivery import QUESTION, Delivery
 from functions.common.envelope import Chat, User
-from functions.common.errors import BadInput, LockLost, TelegramRefused
+from functions.common.errors import BadInput, TelegramRefused
 from functions.common.execution import redrive_count
 from functions.common.lock import Approval, Held
-from functions.common.lock_table import LockTable
 from functions.common.observability import StepRequest, logger, step
 from functions.common.progress import ProgressTable
 from functions.common.rendering import Classic
@@ -60,10 +59,6 @@ def handler(request: Request) -> Result | Decision:
     approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
     if request.token is None:
         return timed_out(request, settings, approvals)
-    decision = approvals.decided(request.session_key, request.turn_id, request.part)
-    if decision is not None:
-        approvals.answer(request.token, decision)
-        return Result(asked=False)
     run = Snapshots(settings.bucket, aws.s3()).read(request.result, RunResult)
     if run.waiting is None:
         raise BadInput(f"result: {request.result} names no call that waits")
@@ -74,8 +69,8 @@ def handler(request: Request) -> Result | Decision:
         user_id=request.user.id,
         tool=run.waiting.name,
     )
-    if not approvals.open(request.session_key, question):
-        raise LockLost(f"{request.turn_id} does not own {request.session_key}")
+    if not approvals.ask(request.session_key, question):
+        return Result(asked=False)
     try:
         show(request, settings, run.waiting)
     except TelegramRefused as error:
@@ -89,8 +84,7 @@ def handler(request: Request) -> Result | Decision:
 def timed_out(request: Request, settings: ApprovalSettings, approvals: ApprovalTable) -> Decision:
     """Nobody decided in time, unless somebody did just now."""
     table = SessionTable(settings.table, aws.dynamodb())
-    lock, _ = LockTable(settings.table, aws.dynamodb(), aws.step_functions()).read(request.session_key)
-    asked = Question(request.session_key, request.turn_id, request.part, request.chat, lock.approval)
+    asked = Question(request.session_key, request.turn_id, request.part, request.chat)
     reason = f"Nobody answered within {settings.approval_hours:g} hours, which counts as no."
     decision = Decision(choice="timeout", reason=reason)
     return settle(approvals, table, bot_api(settings), asked, decision, request.user.language)
