@@ -36,7 +36,8 @@ build: setup  ## what goes to AWS (the agent's image needs Docker)
 deploy: build  ## to AWS, asking first
 	$(SAM) deploy --guided
 
-docs: setup  ## rewrite the generated parts of the documentation
+docs: setup  ## rewrite the generated parts of the documentation; the pictures need Chromium
+	$(UV) run python -m docs.pictures
 	$(UV) run cog -r -p "import sys; sys.path.insert(0, '.')" $(GENERATED)
 
 test-docker: setup  ## the definitions on AWS's stepfunctions-local image; needs Docker, not run by CI

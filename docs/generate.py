@@ -13,7 +13,6 @@ from samtranslator.yaml_helper import yaml_parse
 from functions.common import errors, settings
 from functions.common.settings import Settings
 from stepgram.cli import main
-from stepgram.graph import draw
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,8 +36,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
 
 
 def states(machine: str) -> str:
-    """The states of a definition: name, type, and their comments; their picture is drawn beside the page."""
-    (ROOT / "docs" / f"{machine}.svg").write_text(draw(json.dumps(_definition(machine))) + "\n", encoding="utf-8")
+    """The states of a definition: name, type, and their comments."""
     found = _definition(machine)["States"].items()
     return _table(("State", "Type", "What happens"), [(f"`{n}`", s["Type"], s["Comment"]) for n, s in found])
 

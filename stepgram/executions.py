@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,16 @@ from functions.common.execution import readable_cause
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
 
-FAILURE_ROUTE = ("ReportFailure", "ReleaseFailedLock", "TurnFailed")
-"""States that handle a failure; the state that failed stands before them."""
+NOT_ANSWERED = ("FAILED", "TIMED_OUT", "ABORTED")
+"""Statuses of a turn whose message may have no answer."""
+
+UNANSWERED = "UNANSWERED"
+"""Any of them, as a filter."""
+
+PAGE_SIZE = 100
+PAGES_AT_ONCE = 10
+READERS = 8
+"""Executions whose error is read at a time."""
 
 FAILED_EVENTS = {
     "TaskFailed": "taskFailedEventDetails",
@@ -47,22 +57,30 @@ class State:
 
 @dataclass
 class ExecutionDetail:
-    """One execution. `states` are those of the last attempt, `attempts` those of each (a redrive starts another)."""
+    """One execution. `states` are those of the last attempt, `attempts` those of each (a redrive starts another).
+
+    `not_redrivable` says why it cannot be redriven; None when it can, or need not.
+    """
 
     execution: str
     name: str
     status: str
+    started: datetime
+    stopped: datetime | None
     states: list[State]
     attempts: list[list[State]]
     input: Any
     output: Any = None
     error: str | None = None
     cause: str | None = None
-    failed_state: State | None = field(default=None)
+    failed_state: State | None = None
+    not_redrivable: str | None = None
+    definition: str = ""
 
     def document(self) -> dict[str, Any]:
         """The JSON that `show --json` prints."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        del document["definition"]
         document["failed_state"] = self.failed_state.name if self.failed_state else None
         return document
 
@@ -115,10 +133,23 @@ def attempts_of(events: Iterable[dict[str, Any]], now: datetime) -> list[list[St
     return [attempt for attempt in attempts if attempt] or [[]]
 
 
-def failed_state(attempt: list[State]) -> State | None:
-    """The state that failed, not the ones that handled it."""
+def failure_route(definition: str) -> list[str]:
+    """The states that handle a failure, in order: where the first state's errors are caught, up to the way back."""
+    document = json.loads(definition)
+    states = document["States"]
+    catchers = states[document["StartAt"]].get("Catch", [])
+    name = next((catcher["Next"] for catcher in catchers if "States.ALL" in catcher["ErrorEquals"]), None)
+    route: list[str] = []
+    while name is not None and not any(s.get("Next") == name for other, s in states.items() if other not in route):
+        route.append(name)
+        name = states[name].get("Next")
+    return route
+
+
+def failed_state(attempt: list[State], route: list[str]) -> State | None:
+    """The state that failed, not those of the `route` that handled it."""
     broken = [state for state in attempt if state.status in ("caught", "failed", "aborted", "timed out")]
-    own = [state for state in broken if state.name not in FAILURE_ROUTE]
+    own = [state for state in broken if state.name not in route]
     candidates = own or broken
     return candidates[-1] if candidates else None
 
@@ -128,13 +159,17 @@ def detail(step_functions: SFNClient, arn: str) -> ExecutionDetail:
     described = step_functions.describe_execution(executionArn=arn)
     attempts = attempts_of(history(step_functions, arn), datetime.now(described["startDate"].tzinfo))
     status = str(described["status"])
-    failed = failed_state(attempts[-1]) if status in ("FAILED", "ABORTED", "TIMED_OUT") else None
+    definition = step_functions.describe_state_machine_for_execution(executionArn=arn)["definition"]
+    failed = failed_state(attempts[-1], failure_route(definition)) if status in NOT_ANSWERED else None
     if failed is not None and failed.status == "caught":
         failed.status = "failed"
+    refused = status in NOT_ANSWERED and described.get("redriveStatus") == "NOT_REDRIVABLE"
     return ExecutionDetail(
         execution=arn,
         name=described["name"],
         status=status,
+        started=described["startDate"],
+        stopped=described.get("stopDate"),
         states=attempts[-1],
         attempts=attempts,
         input=_json(described.get("input")),
@@ -142,39 +177,107 @@ def detail(step_functions: SFNClient, arn: str) -> ExecutionDetail:
         error=described.get("error"),
         cause=readable_cause(described.get("cause") or "") or None,
         failed_state=failed,
+        not_redrivable=described.get("redriveStatusReason", "the time for it is over") if refused else None,
+        definition=definition,
     )
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which turns to list. `status` is Step Functions', or UNANSWERED; `text` is in error, cause or name.
+
+    `since` and `until` are about the start; `until` itself is not meant.
+    """
+
+    status: str | None = None
+    chat: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    text: str = ""
+
+
+class Turns:
+    """The executions of one state machine, newest first, a page at a time; errors are read once and remembered."""
+
+    def __init__(self, step_functions: SFNClient, machine: str) -> None:
+        self._step_functions = step_functions
+        self._machine = machine
+        self._errors: dict[tuple[str, datetime], tuple[str | None, str]] = {}
+
+    def page(self, wanted: Wanted, size: int, token: str | None = None) -> tuple[list[dict[str, Any]], str | None]:
+        """At least `size` rows where there are so many, and the token that continues after them (None: no more).
+
+        A row: name, status, chat, started (ISO), seconds, error, cause. Only so many pages are read at a time that
+        somebody who filters is not kept waiting: a page may have few rows, or none, and go on.
+        """
+        rows: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(READERS) as pool:
+            for _ in range(PAGES_AT_ONCE):
+                given: dict[str, Any] = {"maxResults": PAGE_SIZE, **({"nextToken": token} if token else {})}
+                if wanted.status and wanted.status != UNANSWERED:
+                    given["statusFilter"] = wanted.status
+                answer = self._step_functions.list_executions(stateMachineArn=self._machine, **given)
+                items, token = answer["executions"], answer.get("nextToken")
+                found = [dict(item) for item in items if _is_wanted(dict(item), wanted)]
+                rows += [row for row in pool.map(self._row, found) if _has_text(row, wanted.text)]
+                if wanted.since is not None and items and items[-1]["startDate"] < wanted.since:
+                    token = None
+                if token is None or len(rows) >= size:
+                    break
+        return rows, token
+
+    def rows(self, wanted: Wanted, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Rows as `page` gives them, `limit` at most."""
+        token: str | None = None
+        left = limit if limit is not None else sys.maxsize
+        while True:
+            rows, token = self.page(wanted, min(left, PAGE_SIZE), token)
+            yield from rows[:left]
+            left -= len(rows)
+            if token is None or left <= 0:
+                return
+
+    def _row(self, item: dict[str, Any]) -> dict[str, Any]:
+        started, stopped = item["startDate"], item.get("stopDate")
+        error, cause = self._error(item) if item["status"] in NOT_ANSWERED else (None, "")
+        return {
+            "name": item["name"],
+            "status": item["status"],
+            "chat": chat_of(item["name"]),
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(_seconds(started, stopped or datetime.now(started.tzinfo)), 2),
+            "error": error,
+            "cause": cause,
+        }
+
+    def _error(self, item: dict[str, Any]) -> tuple[str | None, str]:
+        key = (item["executionArn"], item["stopDate"])
+        if key not in self._errors:
+            described = self._step_functions.describe_execution(executionArn=item["executionArn"])
+            self._errors[key] = described.get("error"), readable_cause(described.get("cause") or "")
+        return self._errors[key]
+
+
+def _is_wanted(item: dict[str, Any], wanted: Wanted) -> bool:
+    """Whether what the list says of an execution is what is looked for; its text is looked at later."""
+    return (
+        (wanted.status != UNANSWERED or item["status"] in NOT_ANSWERED)
+        and (not wanted.text or wanted.text.lower() in item["name"].lower() or item["status"] in NOT_ANSWERED)
+        and (wanted.chat is None or chat_of(item["name"]) == wanted.chat)
+        and (wanted.since is None or item["startDate"] >= wanted.since)
+        and (wanted.until is None or item["startDate"] < wanted.until)
+    )
+
+
+def _has_text(row: dict[str, Any], text: str) -> bool:
+    return not text or any(text.lower() in str(row[field]).lower() for field in ("name", "error", "cause"))
+
+
 def list_executions(
-    step_functions: SFNClient, machine: str, status: str | None, chat: int | None, limit: int
+    step_functions: SFNClient, machine: str, status: str | None = None, chat: int | None = None, limit: int = 20
 ) -> list[dict[str, Any]]:
-    """Newest first: name, status, chat, started, seconds, error."""
-    given: dict[str, Any] = {"statusFilter": status} if status else {}
-    found: list[dict[str, Any]] = []
-    for page in step_functions.get_paginator("list_executions").paginate(stateMachineArn=machine, **given):
-        for item in page["executions"]:
-            name = item["name"]
-            if chat is not None and not name.startswith(f"c{chat}-"):
-                continue
-            found.append(_row(step_functions, dict(item)))
-            if len(found) >= limit:
-                return found
-    return found
-
-
-def _row(step_functions: SFNClient, item: dict[str, Any]) -> dict[str, Any]:
-    started, stopped = item["startDate"], item.get("stopDate")
-    failed = item["status"] in ("FAILED", "ABORTED", "TIMED_OUT")
-    error = step_functions.describe_execution(executionArn=item["executionArn"]).get("error") if failed else None
-    ended = stopped or datetime.now(started.tzinfo)
-    return {
-        "name": item["name"],
-        "status": item["status"],
-        "chat": chat_of(item["name"]),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(_seconds(started, ended), 2),
-        "error": error,
-    }
+    """The newest turns, as `Turns.page` shows them."""
+    return list(Turns(step_functions, machine).rows(Wanted(status, chat), limit))
 
 
 def present_state(step_functions: SFNClient, arn: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import threading
 import time
@@ -13,12 +14,13 @@ from datetime import datetime
 from botocore.exceptions import ClientError
 
 from functions.common.envelope import NAME_LIMIT
-from stepgram.executions import ExecutionDetail, detail, list_executions
+from stepgram.executions import UNANSWERED, ExecutionDetail, Turns, Wanted, detail
 from stepgram.stack import Stack
 
 POLL_SECONDS = 0.2
-ALL = 10_000
 CHATS_AT_ONCE = 8
+STOPPED = "StoppedByOperator"
+"""The error of an execution that an operator ended; the chat gets the notice of a failure, with its button."""
 
 
 class RerunError(Exception):
@@ -53,15 +55,20 @@ def rerun_from_start(stack: Stack, name: str) -> str:
     return str(started["executionArn"])
 
 
+def stop(stack: Stack, name: str) -> str:
+    """End a running execution at once; its lock is released by the rule on ended Turns. Returns its ARN."""
+    arn, step_functions = stack.execution_arn(name), stack.client("stepfunctions")
+    if step_functions.describe_execution(executionArn=arn)["status"] != "RUNNING":
+        raise RerunError(f"{name} does not run (any more)")
+    step_functions.stop_execution(executionArn=arn, error=STOPPED, cause=f"stopped by {getpass.getuser()}")
+    return arn
+
+
 def failed_since(stack: Stack, since: datetime) -> list[str]:
     """Names of the turns that did not succeed since then, oldest first."""
-    rows = [
-        row
-        for status in ("FAILED", "ABORTED", "TIMED_OUT")
-        for row in list_executions(stack.client("stepfunctions"), stack.outputs["TurnArn"], status, None, ALL)
-        if datetime.fromisoformat(row["started"]) >= since
-    ]
-    return [row["name"] for row in sorted(rows, key=lambda row: str(row["started"]))]
+    turns = Turns(stack.client("stepfunctions"), stack.outputs["TurnArn"])
+    rows = list(turns.rows(Wanted(status=UNANSWERED, since=since)))
+    return [row["name"] for row in reversed(rows)]
 
 
 def rerun_all(

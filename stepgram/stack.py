@@ -36,6 +36,12 @@ class Stack:
     outputs: dict[str, str]
     endpoint: str | None = None
     telegram: str | None = None
+    name: str = "stepgram"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is the stack of this machine."""
+        return self.endpoint is not None
 
     def client(self, service: str) -> Any:
         """A boto3 client for this stack."""
@@ -64,7 +70,7 @@ def deployed(name: str) -> Stack:
     outputs = {o["OutputKey"]: o["OutputValue"] for o in found.get("Outputs", [])}
     if "TurnArn" not in outputs:
         raise StackError(f"stack {name!r} has no output TurnArn: it is not a Stepgram stack")
-    return Stack(outputs)
+    return Stack(outputs, name=name)
 
 
 def running() -> Stack | None:

@@ -22,7 +22,7 @@ def webhook_set(stack: Stack) -> str:
         "setWebhook",
         {
             "url": url,
-            "secret_token": _secret(stack, "WebhookSecretId"),
+            "secret_token": secret_of(stack, "WebhookSecretId"),
             "allowed_updates": list(KINDS),
             "max_connections": MAX_CONNECTIONS,
         },
@@ -53,9 +53,10 @@ def webhook_delete(stack: Stack) -> None:
 
 def bot_of(stack: Stack) -> BotApi:
     """The stack's bot."""
-    return BotApi(stack.outputs["TelegramApiUrl"], _secret(stack, "BotTokenSecretId"))
+    return BotApi(stack.outputs["TelegramApiUrl"], secret_of(stack, "BotTokenSecretId"))
 
 
-def _secret(stack: Stack, output: str) -> str:
+def secret_of(stack: Stack, output: str) -> str:
+    """The value of the secret an output names."""
     value: str = stack.client("secretsmanager").get_secret_value(SecretId=stack.outputs[output])["SecretString"]
     return value

@@ -22,10 +22,10 @@ from functions.agent.reporter import Reporter
 from functions.common import aws
 from functions.common.access import unseal
 from functions.common.approvals import Decision
-from functions.common.errors import AgentCrashed, AgentTimedOut
+from functions.common.errors import AgentCrashed, AgentTimedOut, located
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
-from functions.common.observability import StepRequest, logger, parse
+from functions.common.observability import StepRequest, logger, measure, parse
 from functions.common.progress import Report, ask
 from functions.common.settings import AgentSettings
 from functions.common.snapshots import InboxFile, OutboxFile, RunResult, RunSummary, Snapshots, ToolCall, turn_prefix
@@ -80,9 +80,12 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     settings = AgentSettings.load().choosing(request.session.model)
     keys = {"turn_id": request.turn_id, "session_key": request.session_key, "state": request.state}
     logger.thread_safe_append_keys(**keys, session_id=request.session.session_id)
+    if request.retry:
+        measure(request.state, Retries=1)
     try:
-        request.lock.check(redrive_count(request.execution))
-        return run_once(request, settings, context.get_remaining_time_in_millis() / 1000).model_dump(mode="json")
+        with located(request.state):
+            request.lock.check(redrive_count(request.execution))
+            return run_once(request, settings, context.get_remaining_time_in_millis() / 1000).model_dump(mode="json")
     finally:
         logger.thread_safe_clear_keys()
 

@@ -1,6 +1,6 @@
 """What turns have cost, by day and month (UTC), for a conversation and over all; and what is left.
 
-    pk = session_key, sk = "spend#2026-11-21", "spend#2026-11"    cost_usd, turns, ttl
+    pk = session_key, sk = "spend#2026-11-21", "spend#2026-11"    cost_usd, turns, "cost <model>", "turns <model>", ttl
     pk = "spend",     sk = the same                               over all conversations
 
 Sums are not part of the transaction that commits a turn: that of all conversations would make their commits collide.
@@ -26,6 +26,9 @@ WARN_SHARE = 0.8
 ALL = "spend"
 KEPT_SECONDS = 400 * 86_400
 """How long a sum is kept: a year, for who looks back."""
+
+MODEL_COST, MODEL_TURNS = "cost ", "turns "
+"""What the names of the sums of one model begin with."""
 
 Scope = Literal["chat", "all"]
 Period = Literal["day", "month"]
@@ -61,7 +64,7 @@ def periods(now: datetime) -> dict[Period, str]:
     return {"day": f"spend#{now:%Y-%m-%d}", "month": f"spend#{now:%Y-%m}"}
 
 
-def count(table: str, dynamodb: DynamoDBClient, session_key: str, turn_id: str, cost_usd: float) -> None:
+def count(table: str, dynamodb: DynamoDBClient, session_key: str, turn_id: str, model: str, cost_usd: float) -> None:
     """Add a turn's cost to all sums, once; a function that dies in between leaves it out rather than count it twice."""
     now = datetime.now(UTC)
     try:
@@ -80,8 +83,8 @@ def count(table: str, dynamodb: DynamoDBClient, session_key: str, turn_id: str, 
             dynamodb.update_item(
                 TableName=table,
                 Key={"pk": {"S": partition}, "sk": {"S": sort_key}},
-                UpdateExpression="SET #ttl = :ttl ADD cost_usd :cost, turns :one",
-                ExpressionAttributeNames={"#ttl": "ttl"},
+                UpdateExpression="SET #ttl = :ttl ADD cost_usd :cost, turns :one, #cost :cost, #turns :one",
+                ExpressionAttributeNames={"#ttl": "ttl", "#cost": MODEL_COST + model, "#turns": MODEL_TURNS + model},
                 ExpressionAttributeValues={
                     ":cost": {"N": f"{max(cost_usd, 0):.6f}"},
                     ":one": {"N": "1"},

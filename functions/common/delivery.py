@@ -36,6 +36,12 @@ NOT_EDITABLE = ("message to edit not found", "message can't be edited")
 """Descriptions of editMessageText: it says so already, and it can say nothing any more."""
 
 
+def answer_messages(delivered: dict[str, int]) -> list[int]:
+    """The ids of the messages of an answer, of all that a turn's ledger names."""
+    others = (COMPLETE, NOTICE, QUESTION)
+    return [message for part, message in delivered.items() if not part.startswith(others)]
+
+
 def delete_message(bot: BotApi, chat_id: int, message_id: int) -> None:
     """Take a message away; one that is gone, or too old to be taken away, is left."""
     try:
@@ -91,8 +97,7 @@ class Delivery:
     @property
     def message_ids(self) -> list[int]:
         """The messages of the answer."""
-        others = (COMPLETE, NOTICE, QUESTION)
-        return [message for part, message in self.sent.items() if not part.startswith(others)]
+        return answer_messages(self.sent)
 
     def complete(self) -> None:
         """Note that nothing of the answer is missing: from now on no failure of the turn is worth a notice."""

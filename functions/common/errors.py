@@ -29,17 +29,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+UNKNOWN = "Read the log of the state's function (`stepgram logs NAME`); mend it or wait, then rerun."
+
+PLATFORM = {
+    "States.Timeout": "The state ran out of time: read its function's log, then rerun.",
+    "States.Runtime": "The definition met data it cannot read, which is a bug: report it with the state's input.",
+    "States.DataLimitExceeded": "A state's data grew beyond 256 KiB, which is a bug: report it with the state's input.",
+    "States.Permissions": "The state machine's role lacks a permission: deploy the template as it is, then rerun.",
+    "Lambda.TooManyRequestsException": "Lambda's concurrency is used up: raise the account's quota, then rerun.",
+    "Lambda.ServiceException": "Lambda failed for minutes: look at the AWS Health Dashboard, then rerun.",
+    "Lambda.AWSLambdaException": "Lambda refused the call: see that the function exists, then rerun.",
+    "Lambda.SdkClientException": "Step Functions could not reach Lambda: look at the AWS Health Dashboard, then rerun.",
+    "Lambda.ClientExecutionTimeoutException": "Lambda did not answer Step Functions in time: rerun.",
+    "Lambda.Unknown": "The function died without a word, mostly for want of memory: read its log, then rerun.",
+    "Runtime.ExitError": "The function's process ended: read its log, add memory if it was killed, then rerun.",
+    "Sandbox.Timedout": "The function ran out of its own time: read its log, then rerun.",
+    "ClientError": "An AWS service refused a call, mostly for a permission: deploy the template, then rerun.",
+    "ConnectTimeoutError": "An AWS service could not be reached: look at the AWS Health Dashboard, then rerun.",
+    "ReadTimeoutError": "An AWS service did not answer in time: look at the AWS Health Dashboard, then rerun.",
+    "EndpointConnectionError": "An AWS service could not be reached: look at the AWS Health Dashboard, then rerun.",
+    "ABORTED": "Somebody stopped the execution. Rerun it if its message still wants an answer.",
+    "TIMED_OUT": "The execution ran out of time: look at the state it was in, then rerun.",
+    "StoppedByOperator": "An operator stopped it. Rerun it if its message still wants an answer.",
+    "StoppedByUser": "Nothing to do: a person stopped the turn with /stop.",
+}
+"""What to do about errors that are not ours, by the names Step Functions gives them."""
+
+WHERE, NEXT = " — Where: ", ". Next: "
+
 
 class StepgramError(Exception):
-    """The root of all errors that a function raises on purpose."""
+    """The root of all errors that a function raises on purpose. `remedy` is what an operator can do."""
+
+    remedy = UNKNOWN
 
 
 class ConfigurationError(StepgramError):
     """A setting or a secret is missing or malformed; the message names it."""
 
+    remedy = "Set what the cause names (`docs/configuration.md`), deploy, then rerun."
+
 
 class BadInput(StepgramError):
     """An update or a payload is malformed; the message names the field."""
+
+    remedy = (
+        "The cause names the field. An update of Telegram that looks like this is a bug: report it with the "
+        "execution's input."
+    )
 
 
 class ModelError(StepgramError):
@@ -49,17 +89,31 @@ class ModelError(StepgramError):
 class ModelThrottled(ModelError):
     """HTTP 429, 503 or 529: the model is busy and a later try may succeed."""
 
+    remedy = "It was retried for minutes: look at Bedrock's quotas for the model and at its status, then rerun."
+
 
 class ModelUnavailable(ModelError):
     """Another 5xx, or no answer at all."""
+
+    remedy = "It was retried for a minute: look at the model's status page, then rerun."
 
 
 class ModelAccessDenied(ModelError):
     """HTTP 401 or 403: it will not heal by itself."""
 
+    remedy = (
+        "Allow the model in the Bedrock console, or mend the agent's role or the keys in the model's secret, "
+        "then rerun."
+    )
+
 
 class ModelRejected(ModelError):
     """Another 4xx: this request will never be accepted."""
+
+    remedy = (
+        "The cause has the endpoint's words: a wrong model id, a request too large, a turn beyond "
+        "MaxBudgetUsd or MaxModelTurns. Mend it, then rerun."
+    )
 
 
 class AgentError(StepgramError):
@@ -69,41 +123,67 @@ class AgentError(StepgramError):
 class AgentBusy(AgentError):
     """An earlier run of the same turn holds the claim and still gives signs of life."""
 
+    remedy = "An earlier run of the same turn was alive for a quarter of an hour. It is over now: rerun."
+
 
 class AgentCrashed(AgentError):
     """The agent's process died, or its transcript could not be kept."""
+
+    remedy = "The cause has the last lines of the agent's process: raise AgentMemory if it was killed, then rerun."
 
 
 class AgentTimedOut(AgentError):
     """The agent ran out of time."""
 
+    remedy = (
+        "The task is longer than the parts a turn may have, or the agent hangs: read its log, ask for less at "
+        "a time, then rerun."
+    )
+
 
 class LockContended(StepgramError):
     """The lock item changed under us at every attempt to write it."""
+
+    remedy = "The conversation's lock item changed too often at once. It is quiet now: rerun."
 
 
 class LockLost(StepgramError):
     """The turn no longer owns its conversation's lock: the fence moved on."""
 
+    remedy = "Nothing to do: nothing was written, and the turn queues for the lock again."
+
 
 class TooManyWaiting(StepgramError):
     """The conversation's queue is full."""
+
+    remedy = "64 messages were waiting in this conversation. Rerun it when they are answered."
 
 
 class BudgetSpent(StepgramError):
     """A budget of this day or month is spent."""
 
+    remedy = "Raise the budget (the cause names it) or wait for the next day or month, then rerun."
+
 
 class AlbumIncomplete(StepgramError):
     """Part of an album came just now, so more may come."""
+
+    remedy = "Retried until an album is complete. As a failure, parts of it came for half a minute: rerun."
 
 
 class TranscriptPending(StepgramError):
     """A voice message is being transcribed."""
 
+    remedy = "Retried while Amazon Transcribe works. As a failure, it took minutes: look at its jobs, then rerun."
+
 
 class SnapshotMissing(StepgramError):
     """DynamoDB names a snapshot that S3 no longer has."""
+
+    remedy = (
+        "Handled by a fresh session in Hydrate. Elsewhere an object vanished during the turn: see that nobody "
+        "empties the bucket, then rerun."
+    )
 
 
 class TelegramError(StepgramError):
@@ -113,6 +193,8 @@ class TelegramError(StepgramError):
 class TelegramRateLimited(TelegramError):
     """HTTP 429. The definition reads the seconds to wait between the two `#` of the message."""
 
+    remedy = "Telegram asked to wait longer than the turn could. Rerun it later."
+
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"Telegram asks to wait #{retry_after}# seconds")
         self.retry_after = retry_after
@@ -121,9 +203,16 @@ class TelegramRateLimited(TelegramError):
 class TelegramUnavailable(TelegramError):
     """HTTP 5xx, a timeout or a broken connection."""
 
+    remedy = "Telegram did not answer for minutes. Rerun when it does."
+
 
 class TelegramRefused(TelegramError):
     """HTTP 400 or 403. `description` is Telegram's own text, `status` the HTTP status."""
+
+    remedy = (
+        "Telegram's words are in the cause. Blocked or deleted chats end as UNDELIVERABLE; anything else is a "
+        "bug to report."
+    )
 
     def __init__(self, status: int, description: str) -> None:
         super().__init__(f"Telegram refused ({status}): {description}")
@@ -140,3 +229,22 @@ def model_error(status: int | None, message: str) -> ModelError:
     if status is not None and 400 <= status < 500:
         return ModelRejected(message)
     return ModelUnavailable(message)
+
+
+def remedy_of(name: str) -> str:
+    """What an operator can do about an error, by its name."""
+    known = globals().get(name)
+    if isinstance(known, type) and issubclass(known, StepgramError):
+        return known.remedy
+    return PLATFORM.get(name, UNKNOWN)
+
+
+@contextmanager
+def located(state: str) -> Iterator[None]:
+    """Let an error's message say what happened, where, and what to do next: it is the cause people read."""
+    try:
+        yield
+    except StepgramError as error:
+        if NEXT not in str(error):
+            error.args = (f"{str(error).rstrip('.')}{WHERE}{state}{NEXT}{error.remedy}",)
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,6 +19,11 @@ class Failure(BaseModel):
 def redrive_count(execution: dict[str, Any]) -> int:
     """How often an execution (`$$.Execution`) was redriven; the field is absent before the first time."""
     return int(execution.get("RedriveCount", 0))
+
+
+def seconds_since(time: str) -> float:
+    """Seconds since a time of the context object, such as `$$.Execution.StartTime` (ISO 8601)."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
 
 
 def readable_cause(cause: str) -> str:

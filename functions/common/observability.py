@@ -1,6 +1,9 @@
-"""Logs: one JSON line an event, each with `turn_id`, `session_key`, `session_id` and `state`.
+"""Logs: one JSON line an event, each with `turn_id`, `session_key`, `session_id` and `state`; and metrics.
 
-Message text, tokens and file contents are never logged above DEBUG.
+Message text, tokens and file contents are never logged above DEBUG. Metrics are log lines, too, in CloudWatch's
+embedded metric format, from which it makes metrics without an API call
+(https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html).
+Each has the dimension `service`, which is the stack's name; some have a second one.
 """
 
 from __future__ import annotations
@@ -11,21 +14,71 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from functions.common.errors import BadInput, StepgramError
+from functions.common.errors import BadInput, StepgramError, located
+from functions.common.settings import MetricSettings
 
 logger = Logger(service="stepgram")
 
 
+NAMESPACE = "Stepgram"
+
+METRICS = {
+    "TurnSeconds": ("Seconds", "from a turn's start to its end"),
+    "QueueSeconds": ("Seconds", "from a turn's start until it owned its conversation's lock"),
+    "WaitingSeconds": ("Seconds", "how long a turn that still waits has waited, told every 15 minutes"),
+    "FirstSignSeconds": ("Seconds", "from a turn's start until the chat showed that its message was taken up"),
+    "AgentSeconds": ("Seconds", "what the agent worked on a turn"),
+    "CostUsd": ("None", "what the model cost for a turn, in US dollars, as the CLI reckons"),
+    "InputTokens": ("Count", "tokens the model read for a turn, cached ones included"),
+    "OutputTokens": ("Count", "tokens the model wrote for a turn"),
+    "TurnsAnswered": ("Count", "turns that ended well"),
+    "TurnsFailed": ("Count", "turns that did not, by `error`"),
+    "Retries": ("Count", "tries of a state after its first, by `state`"),
+    "Undeliverable": ("Count", "answers that Telegram refused: blocked bots, chats that are gone"),
+    "BudgetRefusals": ("Count", "messages refused because a budget was spent"),
+    "ProgressFailures": ("Count", "signs of life that Telegram did not take"),
+}
+"""Every metric: its unit (CloudWatch's own words) and what it measures."""
+
+DIMENSIONS = {"TurnsFailed": "error", "Retries": "state"}
+"""The second dimension of those that have one."""
+
+
+def measure(by: str = "", /, **values: float) -> None:
+    """Log values of METRICS; `by` is the second dimension's value, for those that have one.
+
+    Such a value counts in all, too: each is told with and without its second dimension.
+    """
+    service = MetricSettings.load().service
+    for dimension in sorted({"", *(DIMENSIONS.get(name, "") for name in values)}):
+        chosen = {name: value for name, value in values.items() if dimension in ("", DIMENSIONS.get(name, ""))}
+        provider = AmazonCloudWatchEMFProvider(
+            metric_set={},
+            dimension_set={},
+            metadata_set={},
+            namespace=NAMESPACE,
+            service=service,
+            default_dimensions={},
+        )
+        for name, value in chosen.items():
+            provider.add_metric(name=name, unit=METRICS[name][0], value=value)
+        if dimension:
+            provider.add_dimension(name=dimension, value=by or "unknown")
+        logger.info("measured", extra={"measures": sorted(chosen), **provider.serialize_metric_set()})
+
+
 class StepRequest(BaseModel):
-    """What every step of the Turn is given: which turn it works for."""
+    """What every step of the Turn is given: which turn it works for, and how often it was tried before."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     turn_id: str
     session_key: str
     state: str
+    retry: int = 0
 
 
 RequestT = TypeVar("RequestT", bound=StepRequest)
@@ -59,8 +112,11 @@ def step(
                 "state": request.state,
             }
             logger.thread_safe_append_keys(**keys)
+            if request.retry:
+                measure(request.state, Retries=1)
             try:
-                result = function(request).model_dump(mode="json")
+                with located(request.state):
+                    result = function(request).model_dump(mode="json")
                 logger.info("step done", seconds=round(time.monotonic() - started, 3))
             except StepgramError as error:
                 seconds = round(time.monotonic() - started, 3)

@@ -35,7 +35,7 @@ SHOWN_CHARACTERS = 3500
 
 
 class Ticket(BaseModel):
-    """Whom the Progress function may tell of this turn, and how much."""
+    """Whom the Progress function may tell of this turn, and how much; `started` is in that of its first sign."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,6 +44,7 @@ class Ticket(BaseModel):
     language: str
     verbose: int = 1
     attempt: int = 0
+    started: str | None = None
 
 
 class Tool(BaseModel):

@@ -60,6 +60,14 @@ class AwsSettings(Settings):
     access_key: str | None = Field(None, alias="AWS_ACCESS_KEY_ID", exclude=True)
 
 
+class MetricSettings(Settings):
+    """Whoever measures."""
+
+    service: str = Field(
+        "stepgram", alias="POWERTOOLS_SERVICE_NAME", description="The stack's name, the dimension `service` of metrics"
+    )
+
+
 class WebhookSettings(Settings):
     """The webhook's environment."""
 
@@ -97,6 +105,16 @@ class BucketSettings(Settings):
     """Functions that read or write snapshots."""
 
     bucket: str = Field(alias="SESSION_BUCKET", description="Name of the S3 bucket of sessions")
+
+
+class LinkSettings(BucketSettings):
+    """Whoever tells an operator where to look."""
+
+    region: str = Field(alias="AWS_REGION", description="AWS region")
+    log_group: str = Field(alias="FUNCTION_LOGS", description="The log group of all functions")
+    console_url: str = Field(
+        "", alias="CONSOLE_URL", description="Where an operator sees an execution: an address with {arn} or {name}"
+    )
 
 
 class TicketSettings(Settings):

@@ -12,7 +12,8 @@ from __future__ import annotations
 from functions.common import aws
 from functions.common.delivery import FORMAT_REFUSED, NOT_EDITABLE, NOT_MODIFIED, delete_message
 from functions.common.errors import TelegramError, TelegramRateLimited, TelegramRefused
-from functions.common.observability import logger, step
+from functions.common.execution import seconds_since
+from functions.common.observability import logger, measure, step
 from functions.common.progress import (
     ATTEMPT,
     SHOWN_CHARACTERS,
@@ -56,10 +57,13 @@ def handler(report: Report) -> Heard:
     try:
         if not stop:
             message_id = sign.show(shown)
+            if ticket.started is not None and not ticket.attempt:
+                measure(FirstSignSeconds=seconds_since(ticket.started))
     except TelegramRateLimited as error:
         pause = max(pause, float(error.retry_after))
     except TelegramError as error:
         logger.warning("Telegram does not show progress", cause=str(error))
+        measure(ProgressFailures=1)
     if not table.end(report.session_key, report.turn_id, sequence, message_id, bool(report.waiting)) and message_id:
         sign.delete(message_id)
     return Heard(stop=stop, pause=pause)

@@ -9,10 +9,10 @@ from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.envelope import Chat
-from functions.common.execution import redrive_count
+from functions.common.execution import redrive_count, seconds_since
 from functions.common.lock import Claim
 from functions.common.lock_table import LockTable
-from functions.common.observability import StepRequest, step
+from functions.common.observability import StepRequest, measure, step
 from functions.common.progress import Report, Ticket, issue, tell
 from functions.common.settings import AcquireLockSettings
 
@@ -57,6 +57,8 @@ def handler(request: Request) -> Result:
     lock = LockTable(settings.table, aws.dynamodb(), aws.step_functions()).acquire(request.session_key, claim)
     if request.entry.RetryCount == 0:
         taken_up(request, settings, lock.before(request.turn_id))
+    elif lock.owner is not None and lock.owner.turn_id != request.turn_id:
+        measure(WaitingSeconds=seconds_since(request.execution["StartTime"]))
     return Result(owner=lock.owner.turn_id if lock.owner else None, waiting=len(lock.waiters))
 
 
@@ -67,6 +69,7 @@ def taken_up(request: Request, settings: AcquireLockSettings, waiting: int) -> N
         message_id=request.message_id,
         language=request.language,
         attempt=redrive_count(request.execution),
+        started=request.execution["StartTime"],
     )
     sealed = issue(settings.session_key_arn, request.turn_id, request.session_key, ticket)
     keys = {"turn_id": request.turn_id, "session_key": request.session_key, "state": request.state}

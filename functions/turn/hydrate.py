@@ -11,8 +11,8 @@ from functions.common.access import seal
 from functions.common.budget import spent
 from functions.common.envelope import Chat, Message
 from functions.common.errors import BudgetSpent, SnapshotMissing
-from functions.common.execution import redrive_count
-from functions.common.observability import StepRequest, logger, step
+from functions.common.execution import redrive_count, seconds_since
+from functions.common.observability import StepRequest, logger, measure, step
 from functions.common.progress import Ticket, issue
 from functions.common.sessions import Pointer, SessionTable
 from functions.common.settings import HydrateSettings
@@ -64,6 +64,8 @@ class Request(StepRequest):
 def handler(request: Request) -> Result:
     """Read the pointer again (it may have moved while the turn waited), check its snapshot and renew what is old."""
     settings = HydrateSettings.load()
+    if not redrive_count(request.execution) and not request.retry:
+        measure(QueueSeconds=seconds_since(request.execution["StartTime"]))
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
     record = table.turn(request.session_key, request.turn_id)
     budgets = spent(settings, aws.dynamodb(), request.session_key)

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.budget import count, spent
+from functions.common.links import Links, links
 from functions.common.observability import StepRequest, step
 from functions.common.sessions import Commit, Pointer, SessionTable
 from functions.common.settings import PersistSettings
@@ -30,6 +31,7 @@ class Request(StepRequest):
     manifest: str
     session_cost_usd: float
     cost_usd: float
+    model: str = "unknown"  # an execution that began under an older definition does not tell
 
 
 class Budget(BaseModel):
@@ -43,12 +45,13 @@ class Budget(BaseModel):
 class Result(BaseModel):
     """The version the conversation is at now; `superseded` when it was reset while the turn ran.
 
-    `budgets` are those that this turn took over the line where people are warned.
+    `budgets` are those that this turn took over the line where people are warned, `links` where an operator looks.
     """
 
     status: Literal["committed", "superseded"]
     version: int
     budgets: list[Budget]
+    links: Links
 
 
 @step(Request)
@@ -68,7 +71,7 @@ def handler(request: Request) -> Result:
             execution_arn=request.execution_arn,
         ),
     )
-    count(settings.table, aws.dynamodb(), request.session_key, request.turn_id, request.cost_usd)
+    count(settings.table, aws.dynamodb(), request.session_key, request.turn_id, request.model, request.cost_usd)
     return Result(
         status=status,
         version=base.version + 1 if status == "committed" else base.version,
@@ -77,4 +80,5 @@ def handler(request: Request) -> Result:
             for budget in spent(settings, aws.dynamodb(), request.session_key)
             if budget.crossed(request.cost_usd)
         ],
+        links=links(request.turn_id, request.session_key, base.session_id),
     )

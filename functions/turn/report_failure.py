@@ -11,6 +11,7 @@ from functions.common.delivery import closing
 from functions.common.envelope import Chat, rerun_data
 from functions.common.errors import TelegramRefused
 from functions.common.execution import Failure, readable_cause, redrive_count
+from functions.common.links import Links, links
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
 from functions.common.sessions import SessionTable
@@ -29,10 +30,17 @@ class FailedTurn(StepRequest):
     language: str
 
 
+class Session(BaseModel):
+    """The session, when the turn got so far."""
+
+    session_id: str = ""
+
+
 class Turn(BaseModel):
     """The state of the turn; `lock` is absent when it failed before it owned one."""
 
     lock: Held | None = None
+    session: Session = Session()
 
 
 class Request(FailedTurn):
@@ -44,12 +52,16 @@ class Request(FailedTurn):
 
 
 class Result(BaseModel):
-    """`redrive_count` at the time of the failure: TurnFailed lets the turn pass only when it has grown."""
+    """`redrive_count` at the time of the failure: TurnFailed lets the turn pass only when it has grown.
+
+    `links` are where an operator looks.
+    """
 
     error: str
     cause: str
     redrive_count: int
     message_ids: list[int]
+    links: Links
 
 
 @step(Request)
@@ -65,6 +77,7 @@ def handler(request: Request) -> Result:
         cause=readable_cause(request.error.Cause),
         redrive_count=failed,
         message_ids=tell(request, request.error.Error, redrives) if failed == redrives else [],
+        links=links(request.turn_id, request.session_key, request.turn.session.session_id),
     )
 
 

@@ -1,5 +1,7 @@
 """The net under the Turn: whatever ended it, its lock is given back, and somebody is told when nothing was answered.
 
+It is also where a turn is measured: every end passes here once (a doubled event counts twice, which is rare).
+
 Called by the EventBridge rule on *Step Functions Execution Status Change*
 (https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html). Delivery is best effort: the event
 may come twice, late (when the execution was redriven since and rightly owns the lock again) or not at all.
@@ -15,8 +17,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.errors import BadInput
-from functions.common.observability import logger, parse
+from functions.common.errors import BadInput, BudgetSpent
+from functions.common.observability import logger, measure, parse
 from functions.intake.stop_turn import STOPPED_BY_USER
 from functions.turn import release_lock, report_failure
 from functions.turn.report_failure import FailedTurn
@@ -55,9 +57,34 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     redrives = ended_redrive(execution, detail.stopDate)
     keys = {"turn_id": detail.name, "session_key": key, "state": "TurnEnded"}
     result = release_lock.handler({**keys, "execution": {"RedriveCount": redrives}}, context)
-    if detail.status != "SUCCEEDED" and redrives == execution.get("redriveCount", 0):
-        report(keys, execution, redrives)
+    if redrives == execution.get("redriveCount", 0):
+        logger.thread_safe_append_keys(**keys)
+        try:
+            count(execution)
+        finally:
+            logger.thread_safe_clear_keys()
+        if detail.status != "SUCCEEDED":
+            report(keys, execution, redrives)
     return result
+
+
+def count(execution: dict[str, Any]) -> None:
+    """Measure the turn by what it says of itself; how long it took only when it was never redriven."""
+    if not execution.get("redriveCount", 0):
+        measure(TurnSeconds=(execution["stopDate"] - execution["startDate"]).total_seconds())
+    if execution["status"] != "SUCCEEDED":
+        error = execution.get("error") or execution["status"]
+        measure(error, TurnsFailed=1, **({"BudgetRefusals": 1} if error == BudgetSpent.__name__ else {}))
+        return
+    output = json.loads(execution["output"])
+    measure(
+        TurnsAnswered=1,
+        AgentSeconds=output["agent_seconds"],
+        CostUsd=output["cost_usd"],
+        InputTokens=output.get("input_tokens", 0),
+        OutputTokens=output.get("output_tokens", 0),
+        **({"Undeliverable": 1} if output["outcome"] == "UNDELIVERABLE" else {}),
+    )
 
 
 def ended_redrive(execution: dict[str, Any], stopped_at: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.common import errors
+from functions.common.errors import NEXT, remedy_of
 from functions.common.execution import Failure, readable_cause, redrive_count
 from functions.common.observability import StepRequest, step
 
@@ -48,7 +49,8 @@ def handler(request: Request) -> Result:
     redrives = redrive_count(request.execution)
     if redrives > request.turn.failure.redrive_count:
         return Result(redrive_count=redrives)
-    raise named(request.turn.error.Error, readable_cause(request.turn.error.Cause))
+    error, cause = request.turn.error.Error, readable_cause(request.turn.error.Cause)
+    raise named(error, cause if NEXT in cause else f"{cause.rstrip('.')}{NEXT}{remedy_of(error)}")
 
 
 def named(name: str, cause: str) -> Exception:

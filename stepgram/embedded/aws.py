@@ -19,10 +19,10 @@ from moto.stepfunctions.parser.api import ExecutionStatus
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import FunctionHost, InvokeError
 from stepgram.embedded.iam import INVOKE, Access, Denied
-from stepgram.embedded.server import Server
 from stepgram.embedded.step_functions import ApiError, StepFunctions
 from stepgram.embedded.template import Route, Rule
 from stepgram.embedded.transcribe import PREFIX, Transcribe, TranscribeError
+from stepgram.server import Server
 
 TARGET = "AWSStepFunctions."
 

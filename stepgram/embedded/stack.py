@@ -24,11 +24,11 @@ from stepgram.embedded.client import ACCOUNT, REGION, Addresses, Ports, client
 from stepgram.embedded.functions import FunctionHost
 from stepgram.embedded.iam import Access
 from stepgram.embedded.polling import Poller
-from stepgram.embedded.server import Server
 from stepgram.embedded.state import BucketFolder, Saver, TableFile, read_json, write_json
 from stepgram.embedded.step_functions import StepFunctions
 from stepgram.embedded.telegram import Telegram
 from stepgram.embedded.template import Clients, Deployment, deploy
+from stepgram.server import Server
 
 BOT_TOKEN = "7000000001:local-demo-token"
 STACK = "stepgram"
@@ -132,7 +132,13 @@ class EmbeddedStack:
 
     def _deploy(self, endpoint: str) -> Deployment:
         secrets = client("secretsmanager", endpoint)
-        clients = Clients(client("cloudformation", endpoint), client("stepfunctions", endpoint), secrets)
+        clients = Clients(
+            cloudformation=client("cloudformation", endpoint),
+            step_functions=client("stepfunctions", endpoint),
+            secrets=secrets,
+            dynamodb=client("dynamodb", endpoint),
+            s3=client("s3", endpoint),
+        )
         given = {name: self._environment[key] for key, name in SETTINGS.items() if self._environment.get(key)}
         stand_in = {"TelegramBotToken": BOT_TOKEN, "TelegramApiUrl": self._telegram_server.url}
         parameters = {

@@ -2,6 +2,7 @@
 
 - Nested `states:startExecution`: its parameters in the API's casing, its answer in the state language's.
 - StartSyncExecution, RedriveExecution, and DescribeExecution's redrive fields.
+- DescribeStateMachineForExecution gives the definition the execution started with.
 - StartExecution is atomic: two at once with one name give one execution.
 - StopExecution with error and cause, effective at once.
 - `States.ALL` does not match States.Runtime and States.DataLimitExceeded.
@@ -102,6 +103,7 @@ class StepFunctions:
             "StartSyncExecution": self._start_sync,
             "RedriveExecution": self._redrive,
             "DescribeExecution": self._describe,
+            "DescribeStateMachineForExecution": self._describe_machine,
             "StopExecution": self._stop,
         }
 
@@ -172,8 +174,22 @@ class StepFunctions:
             "redriveCount": redrive_count(execution),
             "redriveStatus": "REDRIVABLE" if _redrivable(execution) else "NOT_REDRIVABLE",
             "redriveDate": getattr(execution, "redrive_date", None),
+            "redriveStatusReason": None if _redrivable(execution) else _reason(execution),
         }
         return 200, _plain(answer)
+
+    def _describe_machine(self, body: dict[str, Any]) -> Reply:
+        execution = self._execution(body["executionArn"])
+        machine = execution.state_machine
+        return 200, _plain(
+            {
+                "stateMachineArn": machine.arn,
+                "name": machine.name,
+                "definition": machine.definition,
+                "roleArn": machine.roleArn,
+                "updateDate": execution.start_date,
+            }
+        )
 
     def _stop(self, body: dict[str, Any]) -> Reply:
         execution = self._execution(body["executionArn"])
@@ -336,6 +352,13 @@ def _go_on(execution: Any) -> None:
 
 def _is_entered(event: dict[str, Any]) -> bool:
     return "stateEnteredEventDetails" in event
+
+
+def _reason(execution: Any) -> str:
+    """Why it cannot be redriven, in the words of DescribeExecution's `redriveStatusReason` (API reference)."""
+    if execution.exec_status in ENDED:
+        return "Execution redrive period exceeded"
+    return f"Execution is {execution.status} and cannot be redriven"
 
 
 def _program_state(execution: Any) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 from samtranslator.parser.parser import Parser
@@ -24,6 +24,8 @@ from stepgram.embedded.iam import Access, Statement
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudformation.type_defs import ParameterTypeDef
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_stepfunctions import SFNClient
 
@@ -92,6 +94,8 @@ class Clients:
     cloudformation: CloudFormationClient
     step_functions: SFNClient
     secrets: SecretsManagerClient
+    dynamodb: DynamoDBClient
+    s3: S3Client
 
 
 MANAGED_POLICIES = {
@@ -136,6 +140,7 @@ def deploy(
     clients.cloudformation.create_stack(
         StackName=stack, TemplateBody=json.dumps(document), Parameters=given, Capabilities=["CAPABILITY_IAM"]
     )
+    _expire(resources, names, resolve, clients)
     specs = {k: _spec(k, resources[k]["Properties"], f, resolve) for k, f in functions.items()}
     policies = {k: _statements(r["Properties"], resolve) for k, r in resources.items() if r["Type"] == "AWS::IAM::Role"}
     access.functions = {spec.name: policies[f"{k}Role"] for k, spec in specs.items()}
@@ -148,6 +153,29 @@ def deploy(
         routes=[Route(e["Method"].upper(), e["Path"], specs[k].name) for k, e in _events(functions, "HttpApi")],
         rules=[Rule(resolve(e["Pattern"]), specs[k].name) for k, e in _events(functions, "EventBridgeRule")],
     )
+
+
+def _expire(resources: dict[str, Any], names: dict[str, str], resolve: Resolver, clients: Clients) -> None:
+    """The table's TTL and the bucket's lifecycle, which moto's CloudFormation leaves out (`expiry.py` plays them)."""
+    for logical_id, resource in resources.items():
+        properties = resource["Properties"]
+        if resource["Type"] == "AWS::DynamoDB::Table":
+            ttl = properties["TimeToLiveSpecification"]
+            clients.dynamodb.update_time_to_live(TableName=names[logical_id], TimeToLiveSpecification=ttl)
+        if resource["Type"] == "AWS::S3::Bucket":
+            rules = [
+                {
+                    "ID": rule["Id"],
+                    "Status": rule["Status"],
+                    "Filter": {"Prefix": rule.get("Prefix", "")},
+                    "Expiration": {"Days": int(resolve(rule["ExpirationInDays"]))},
+                }
+                for rule in properties["LifecycleConfiguration"]["Rules"]
+                if "ExpirationInDays" in rule
+            ]
+            clients.s3.put_bucket_lifecycle_configuration(
+                Bucket=names[logical_id], LifecycleConfiguration={"Rules": cast(Any, rules)}
+            )
 
 
 def _create_secret(name: str, properties: dict[str, Any], resolve: Resolver, secrets: SecretsManagerClient) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import requests
 
-from stepgram.embedded.server import Server
 from stepgram.embedded.telegram import Telegram
+from stepgram.server import Server
 from tests.conftest import ORDER, until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

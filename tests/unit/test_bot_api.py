@@ -13,8 +13,8 @@ from flask import Flask, Response, request
 
 from functions.common.errors import ConfigurationError, TelegramRateLimited, TelegramRefused, TelegramUnavailable
 from functions.common.telegram import BotApi
-from stepgram.embedded.server import Server
 from stepgram.embedded.telegram import BotApiError, Telegram
+from stepgram.server import Server
 from tests import telegram_contract
 from tests.conftest import until
 

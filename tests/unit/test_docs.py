@@ -8,7 +8,6 @@ import pytest
 
 from docs import generate
 from functions.common import errors
-from stepgram.graph import draw
 from tests.conftest import ROOT
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -16,13 +15,6 @@ README, CHINESE = (ROOT / "README.md").read_text(), (ROOT / "README.zh-CN.md").r
 RAISED = [
     n for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, Exception) and not c.__subclasses__()
 ]
-
-
-@pytest.mark.parametrize("machine", ["turn", "intake"])
-def test_the_picture_of_a_definition_is_drawn_from_it(machine: str) -> None:
-    definition = (ROOT / "statemachine" / f"{machine}.asl.json").read_text()
-
-    assert (ROOT / "docs" / f"{machine}.svg").read_text() == draw(definition) + "\n"
 
 
 @pytest.mark.parametrize("name", RAISED)

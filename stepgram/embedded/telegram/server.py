@@ -31,7 +31,7 @@ FADING = ("Draft", "Action")
 PLAIN_TEXT = ("text", "caption")
 """Parameters that are never JSON, whatever they begin with."""
 
-PAGE = Path(__file__).parents[1] / "pages" / "chat.html"
+PAGE = Path(__file__).parent / "chat.html"
 
 
 class Telegram(People):

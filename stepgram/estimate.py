@@ -1,0 +1,116 @@
+"""What a month costs without the model: this design, and the seeds' queue with a consumer that waits, side by side.
+
+What a turn uses was counted on the embedded stack; prices are in `prices.toml`. The seeds' design is: HTTP API,
+producer Lambda, SQS, a consumer Lambda that waits for the agent's answer, and the agent Lambda, which copies the whole
+session both ways.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samtranslator.yaml_helper import yaml_parse
+
+from stepgram.embedded.template import TEMPLATE
+
+PRICES = Path(__file__).parent / "prices.toml"
+MACHINE = TEMPLATE.parent / "statemachine" / "turn.asl.json"
+
+STEP_SECONDS, STEP_GB = 0.1, 0.5
+WEBHOOK_SECONDS, WEBHOOK_GB = 0.2, 1.0
+PROGRESS_EVERY, PROGRESS_SECONDS = 0.5, 0.05
+"""An answer that streams is shown twice a second, in a call of so long."""
+
+LOG_KB = 12
+CONSUMER_GB = 0.5
+
+
+@dataclass(frozen=True)
+class Line:
+    """One part of the bill: `units` a month at `price` each, in US dollars."""
+
+    part: str
+    what: str
+    units: float
+    price: float
+
+    @property
+    def cost(self) -> float:
+        """US dollars a month."""
+        return self.units * self.price
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A month: how many turns, how long the agent works on one, and its memory."""
+
+    turns: int = 100_000
+    agent_seconds: float = 10.0
+    agent_gb: float = 2.0
+
+
+def prices() -> dict[str, Any]:
+    """The price list with its date."""
+    return tomllib.loads(PRICES.read_text(encoding="utf-8"))
+
+
+def transitions() -> int:
+    """State transitions of a turn that is answered: its states, and the start."""
+    definition = json.loads(MACHINE.read_text(encoding="utf-8"))
+    name, count = definition["StartAt"], 1
+    while name is not None:
+        state = definition["States"][name]
+        name, count = state.get("Next") or state.get("Default"), count + 1
+    return count
+
+
+def stepgram(usage: Usage) -> list[Line]:
+    """The bill of this design."""
+    p, turns = prices()["price"], usage.turns
+    resources = yaml_parse(TEMPLATE.read_text(encoding="utf-8"))["Resources"].values()
+    alarms = [r["Properties"] for r in resources if r["Type"] == "AWS::CloudWatch::Alarm"]
+    watched = sum(max(1, sum("MetricStat" in metric for metric in a.get("Metrics", []))) for a in alarms)
+    steps, shows = 6, usage.agent_seconds / PROGRESS_EVERY
+    return [
+        Line("HTTP API", "1 request", turns, p["http_api_request"]),
+        Line("Step Functions, Intake", "1 EXPRESS execution of 64 MB, 0.3 s", turns,
+             p["express_request"] + 64 / 1024 * 0.3 * p["express_gb_second"]),
+        Line("Step Functions, Turn", f"{transitions()} transitions", turns * transitions(), p["standard_transition"]),
+        Line("Lambda, agent", f"{usage.agent_gb:g} GB, {usage.agent_seconds:g} s", turns,
+             usage.agent_gb * usage.agent_seconds * p["lambda_gb_second"] + p["lambda_request"]),
+        Line("Lambda, webhook and steps", f"1 + {steps} calls", turns,
+             (WEBHOOK_GB * WEBHOOK_SECONDS + steps * STEP_GB * STEP_SECONDS) * p["lambda_gb_second"]
+             + (1 + steps) * p["lambda_request"]),
+        Line("Lambda, progress", f"{shows:g} calls: the answer as it grows", turns * shows,
+             STEP_GB * PROGRESS_SECONDS * p["lambda_gb_second"] + p["lambda_request"]),
+        Line("DynamoDB", "35 writes, 35 reads", turns, 35 * p["dynamodb_write"] + 35 * p["dynamodb_read"]),
+        Line("S3", "8 PUT, 10 GET", turns, 8 * p["s3_put"] + 10 * p["s3_get"]),
+        Line("KMS", "5 requests", 5 * turns, p["kms_request"]),
+        Line("Logs", f"{LOG_KB} KB", turns * LOG_KB / 1024**2, p["logs_gb"]),
+        Line("fixed", f"2 secrets, 1 key, {watched} alarm metrics, 14 metrics, 1 dashboard", 1,
+             2 * p["secret_month"] + p["kms_key_month"] + watched * p["alarm_month"] + 14 * p["custom_metric_month"]
+             + p["dashboard_month"]),
+    ]  # fmt: skip
+
+
+def seeds(usage: Usage) -> list[Line]:
+    """The bill of the seeds' queue design for the same turns, with the consumer that waits."""
+    p, turns = prices()["price"], usage.turns
+    return [
+        Line("HTTP API", "1 request", turns, p["http_api_request"]),
+        Line("SQS", "send, receive, delete", 3 * turns, p["sqs_request"]),
+        Line("Lambda, agent", f"{usage.agent_gb:g} GB, {usage.agent_seconds:g} s", turns,
+             usage.agent_gb * usage.agent_seconds * p["lambda_gb_second"] + p["lambda_request"]),
+        Line("Lambda, consumer that waits", f"{CONSUMER_GB:g} GB, {usage.agent_seconds:g} s idle", turns,
+             CONSUMER_GB * usage.agent_seconds * p["lambda_gb_second"] + p["lambda_request"]),
+        Line("Lambda, producer", f"{STEP_GB:g} GB, {STEP_SECONDS:g} s", turns,
+             STEP_GB * STEP_SECONDS * p["lambda_gb_second"] + p["lambda_request"]),
+        Line("DynamoDB", "2 writes, 2 reads", turns, 2 * p["dynamodb_write"] + 2 * p["dynamodb_read"]),
+        Line("S3", "4 PUT, 4 GET, the whole session", turns, 4 * p["s3_put"] + 4 * p["s3_get"]),
+        Line("Logs", f"{LOG_KB / 2:g} KB", turns * LOG_KB / 2 / 1024**2, p["logs_gb"]),
+        Line("fixed", "1 alarm", 1, p["alarm_month"]),
+    ]  # fmt: skip
