@@ -11,8 +11,10 @@ import click
 from samtranslator.yaml_helper import yaml_parse
 
 from functions.common import errors, settings
+from functions.common.observability import DIMENSIONS, METRICS
 from functions.common.settings import Settings
 from stepgram.cli import main
+from stepgram.estimate import Usage, prices, seeds, stepgram
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,6 +48,40 @@ def error_tree() -> str:
     lines = inspect.getdoc(errors) or ""
     tree = [line for line in lines.splitlines() if line.startswith("    ")]
     return "```\n" + "\n".join(line[4:] for line in tree) + "\n```"
+
+
+def error_sections() -> str:
+    """A section for each error a turn can end with: what it means and what to do."""
+    own = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+    leaves = [(e.__name__, inspect.getdoc(e) or "", e.remedy) for e in own if not e.__subclasses__()]  # type: ignore[attr-defined]
+    parts = [f"### {name}\n\n{meaning} **Do:** {remedy}" for name, meaning, remedy in leaves]
+    return "\n\n".join([*parts, *(f"### {name}\n\n**Do:** {remedy}" for name, remedy in errors.PLATFORM.items())])
+
+
+def metrics() -> str:
+    """The metrics of namespace Stepgram."""
+    rows: list[tuple[object, ...]] = [
+        (f"`{name}`", unit, f"{meaning}{f', by `{DIMENSIONS[name]}` too' if name in DIMENSIONS else ''}")
+        for name, (unit, meaning) in METRICS.items()
+    ]
+    return _table(("Metric", "Unit", "What it measures"), rows)
+
+
+def estimate() -> str:
+    """The bill of a month by list prices, this design and the seeds'."""
+    usage, parts = Usage(), []
+    for title, bill in (("Stepgram", stepgram(usage)), ("The seeds' queue design", seeds(usage))):
+        rows: list[tuple[object, ...]] = [(line.part, line.what, f"{line.cost:.2f}") for line in bill]
+        rows.append(("**together**", "", f"**{sum(line.cost for line in bill):.2f}**"))
+        parts.append(_table((title, "For one turn", "US dollars a month"), rows))
+    return "\n\n".join(parts)
+
+
+def prices_of() -> str:
+    """Where the prices are from, in a sentence."""
+    known = prices()
+    month = f"{Usage().turns:,} turns a month"
+    return f"{month}, list prices of {known['region']} as known in {known['date']}, without the free tier."
 
 
 def parameters() -> str:

@@ -47,6 +47,7 @@ PLATFORM = {
     "Lambda.Unknown": "The function died without a word, mostly for want of memory: read its log, then rerun.",
     "Runtime.ExitError": "The function's process ended: read its log, add memory if it was killed, then rerun.",
     "Sandbox.Timedout": "The function ran out of its own time: read its log, then rerun.",
+    "DynamoDB.*": "DynamoDB failed or refused the session's item: look at the table and its throttles, then rerun.",
     "ClientError": "An AWS service refused a call, mostly for a permission: deploy the template, then rerun.",
     "ConnectTimeoutError": "An AWS service could not be reached: look at the AWS Health Dashboard, then rerun.",
     "ReadTimeoutError": "An AWS service did not answer in time: look at the AWS Health Dashboard, then rerun.",
@@ -236,7 +237,7 @@ def remedy_of(name: str) -> str:
     known = globals().get(name)
     if isinstance(known, type) and issubclass(known, StepgramError):
         return known.remedy
-    return PLATFORM.get(name, UNKNOWN)
+    return PLATFORM.get(name) or PLATFORM.get(f"{name.partition('.')[0]}.*", UNKNOWN)
 
 
 @contextmanager

@@ -140,6 +140,7 @@ def test_it_fits_a_phone(open_page: Open, console: str, person: Person, chat: in
     page.get_by_role("link", name="Turns").click()
     expect(page.get_by_role("region", name="Turns")).to_be_visible()
     page.go_back()
+    expect(page.get_by_role("region", name="Why it failed")).to_be_visible()
 
 
 def test_it_is_dark_where_people_want_it_dark(open_page: Open, console: str, person: Person, chat: int) -> None:

@@ -34,3 +34,19 @@ def test_a_broken_definition_is_found(breakage: Any, message: str, monkeypatch: 
     monkeypatch.setattr(type(path), "read_text", lambda self, encoding="": json.dumps(document))
 
     assert any(line.startswith(message) for line in definitions.problems(path, template))
+
+
+def test_what_stepfunctions_local_plays_has_what_the_definition_selects() -> None:
+    """That image needs Docker, so nothing else here would notice that the mocked answers fell behind."""
+    states = json.loads((ROOT / "statemachine" / "turn.asl.json").read_text())["States"]
+    mocked = json.loads((ROOT / "tests" / "docker" / "mock.json").read_text())
+    cases = mocked["StateMachines"]["stepgram-turn"]["TestCases"].values()
+    checked = 0
+    for state, name in {pair for case in cases for pair in case.items()}:
+        selected = states[state].get("ResultSelector", {}).values()
+        wanted = {path.split(".")[2] for path in selected if path.startswith("$.Payload.")}
+        for answer in mocked["MockedResponses"][name].values():
+            if "Return" in answer and wanted:
+                assert wanted <= set(answer["Return"]["Payload"]), f"{state}: {name}"
+                checked += 1
+    assert checked >= 8

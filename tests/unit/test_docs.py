@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -17,9 +18,29 @@ RAISED = [
 ]
 
 
-@pytest.mark.parametrize("name", RAISED)
-def test_every_error_says_what_to_do(name: str) -> None:
-    assert re.search(rf"^\|.*`{name}`.*\|", OPERATIONS, re.MULTILINE)
+@pytest.mark.parametrize("name", [*RAISED, *errors.PLATFORM])
+def test_every_error_has_its_section_with_what_to_do(name: str) -> None:
+    section = re.search(rf"^### {re.escape(name)}\n\n(.+)$", OPERATIONS, re.MULTILINE)
+
+    assert section is not None
+    assert "**Do:** " in section[1]
+    assert errors.remedy_of(name) in section[1]
+
+
+def test_no_error_of_ours_is_without_a_remedy() -> None:
+    assert [name for name in RAISED if errors.remedy_of(name) == errors.UNKNOWN] == []
+    assert errors.remedy_of("SomethingElse") == errors.UNKNOWN
+
+
+def matched() -> set[str]:
+    """The names that Retry and Catch of the Turn match."""
+    states = json.loads((ROOT / "statemachine" / "turn.asl.json").read_text())["States"].values()
+    rules = [rule for state in states for rule in (*state.get("Retry", []), *state.get("Catch", []))]
+    return {name for rule in rules for name in rule["ErrorEquals"]}
+
+
+def test_every_error_the_definition_names_has_its_section() -> None:
+    assert [name for name in matched() - {"States.ALL"} if errors.remedy_of(name) == errors.UNKNOWN] == []
 
 
 @pytest.mark.parametrize("name", generate.alarms())

@@ -77,7 +77,7 @@ async function list(more = false) {
   for (const row of more || isFirst ? page.rows : [...page.rows].reverse()) put(row, !more && !isFirst);
   if (!more) leaveOut(page);
   $("more").hidden = !following;
-  if (!rows.size) $("rows").replaceChildren(h("li", {cls: "empty"}, following ? "Nothing yet; there are older ones." : "No turn. Write to the bot."));
+  if (!rows.size) $("rows").replaceChildren(h("li", {cls: "empty"}, following ? "Nothing yet; there are older ones." : key ? "No turn matches." : "No turn yet. Write to the bot."));
   else document.querySelector("#rows .empty")?.remove();
 }
 
@@ -98,6 +98,7 @@ async function one() {
   document.body.classList.toggle("one", Boolean(name));
   for (const {row, element} of rows.values()) element.firstChild.setAttribute("aria-current", row.name === name);
   if (!name) return $("turn").replaceChildren(h("p", {cls: "empty"}, "Choose a turn."));
+  if (turn?.name !== name) $("turn").replaceChildren(h("p", {cls: "empty"}, "Loading …"));
   let found;
   try {
     found = await ask(`turns/${encodeURIComponent(name)}`);

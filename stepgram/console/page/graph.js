@@ -7,10 +7,10 @@ const STYLE = `
 .stepgram text{font:600 14px system-ui,sans-serif;fill:var(--ink,#1f2430);text-anchor:middle}
 .stepgram .sub{font-weight:400;font-size:12px;fill:var(--dim,#5c6473)}
 .stepgram rect{fill:var(--box,#fff);stroke:var(--line,#8a94a5);stroke-width:1.5;rx:9}
-.stepgram path{fill:none;stroke:var(--line,#8a94a5);stroke-width:1.4}
-.stepgram .tip{fill:var(--line,#8a94a5);stroke:none}
+.stepgram path{fill:none;stroke:var(--edge,#8a94a5);stroke-width:1.4}
+.stepgram .tip{fill:var(--edge,#8a94a5);stroke:none}
 .stepgram .catch{stroke-dasharray:3 4;opacity:.45}
-.stepgram .taken{stroke-width:2.4;opacity:1}
+.stepgram .taken{stroke-width:2.6;opacity:1;stroke:var(--dim,#5c6473)}
 .stepgram .unreached rect{stroke-dasharray:3 3}.stepgram .unreached text{fill:var(--dim,#5c6473)}
 .stepgram .succeeded rect{fill:#e3f6e8;stroke:#2f9e57}.stepgram .running rect{fill:#e3eefd;stroke:#2f6fde}
 .stepgram .waiting rect{fill:#efe8fd;stroke:#7b4fd6}.stepgram .caught rect{fill:#fdf1da;stroke:#b87a0c}
