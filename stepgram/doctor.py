@@ -217,7 +217,7 @@ def redrive_check(stack: Stack, chat: int) -> Check:
         "turn_id": name,
         "session_key": f"{chat}:0",
         "route": "message",
-        "ttl": "refused on purpose by `stepgram doctor --redrive-check`",
+        "ttl": "refused on purpose: stepgram doctor --redrive-check",
         "chat": Chat(id=chat, type="private").model_dump(),
         "user": User(id=chat, name="operator").model_dump(),
         "message": Message(id=1, update_id=0, date=now, text=text).model_dump(mode="json", exclude_none=True),

@@ -15,10 +15,9 @@ from typing import Any
 
 from samtranslator.yaml_helper import yaml_parse
 
-from stepgram.embedded.template import TEMPLATE
-
-PRICES = Path(__file__).parent / "prices.toml"
-MACHINE = TEMPLATE.parent / "statemachine" / "turn.asl.json"
+ROOT = Path(__file__).resolve().parents[1]
+PRICES = ROOT / "stepgram" / "prices.toml"
+TEMPLATE, MACHINE = ROOT / "template.yaml", ROOT / "statemachine" / "turn.asl.json"
 
 STEP_SECONDS, STEP_GB = 0.1, 0.5
 WEBHOOK_SECONDS, WEBHOOK_GB = 0.2, 1.0

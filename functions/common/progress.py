@@ -22,7 +22,7 @@ from functions.common import aws
 from functions.common.access import NotSealed, decrypt, encrypt
 from functions.common.envelope import Chat
 from functions.common.errors import BadInput
-from functions.common.observability import StepRequest, logger, parse
+from functions.common.observability import StepRequest, logger, measure, parse
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -107,11 +107,11 @@ def ask(function: str, report: Report) -> Heard:
         answer = aws.lambda_().invoke(FunctionName=function, Payload=report.model_dump_json().encode())
         document = json.loads(answer["Payload"].read())
         if "FunctionError" in answer:
-            logger.warning("progress was not shown", cause=document.get("errorMessage"))
+            _lost(document.get("errorMessage"))
             return Heard()
         return parse(Heard, document)
     except (ClientError, BotoCoreError) as error:
-        logger.warning("progress was not shown", cause=str(error))
+        _lost(error)
         return Heard()
 
 
@@ -120,7 +120,12 @@ def tell(function: str, report: Report) -> None:
     try:
         aws.lambda_().invoke(FunctionName=function, InvocationType="Event", Payload=report.model_dump_json().encode())
     except (ClientError, BotoCoreError) as error:
-        logger.warning("progress was not shown", cause=str(error))
+        _lost(error)
+
+
+def _lost(cause: object) -> None:
+    logger.warning("progress was not shown", cause=str(cause))
+    measure(ProgressFailures=1)
 
 
 @dataclass(frozen=True)

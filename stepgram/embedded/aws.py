@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -31,6 +32,7 @@ StartResponse = Callable[..., Any]
 
 
 DYNAMODB = "DynamoDB_"
+NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 class AwsEndpoint:
@@ -72,6 +74,10 @@ class AwsEndpoint:
             return self._transcribe(target.removeprefix(PREFIX), raw, start_response)
         if target.startswith(TARGET):
             return self._api(target.removeprefix(TARGET), raw, environ, start_response)
+        if target.startswith(DYNAMODB) and (wrong := _not_a_number(json.loads(raw))) is not None:
+            message = f"The parameter cannot be converted to a numeric value: {wrong}"
+            document = {"__type": "com.amazon.coral.validate#ValidationException", "message": message}
+            return _json(start_response, 400, document, "application/x-amz-json-1.0")
         if target.startswith(DYNAMODB) or method in ("PUT", "DELETE") or "list-type" in environ["QUERY_STRING"]:
             with self._writing:
                 return list(self._moto(environ, start_response))
@@ -215,6 +221,17 @@ def _denied(start_response: StartResponse, denied: Denied) -> Iterable[bytes]:
     return [body.encode()]
 
 
+def _not_a_number(value: Any) -> str | None:
+    """A value of DynamoDB's type N that is no number, which moto takes (API reference, AttributeValue)."""
+    if isinstance(value, list):
+        return next((wrong for item in value if (wrong := _not_a_number(item)) is not None), None)
+    if not isinstance(value, dict):
+        return None
+    if set(value) == {"N"} and isinstance(value["N"], str):
+        return None if NUMBER.fullmatch(value["N"]) else value["N"]
+    return _not_a_number(list(value.values()))
+
+
 def _body(environ: Environ) -> bytes:
     body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     return body
@@ -227,5 +244,6 @@ def _json(
     content_type: str,
     headers: Iterable[tuple[str, str]] = (),
 ) -> Iterable[bytes]:
-    start_response(f"{status} {HTTPStatus(status).phrase}", [("Content-Type", content_type), *headers])
+    given = [("Content-Type", content_type), ("x-amzn-RequestId", str(uuid.uuid4())), *headers]
+    start_response(f"{status} {HTTPStatus(status).phrase}", given)
     return [json.dumps(document).encode()]

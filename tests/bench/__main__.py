@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 from stepgram.embedded.stack import EmbeddedStack
-from tests.bench import sessions, turn, webhook
+from tests.bench import console, sessions, turn, webhook
 from tests.bench.figures import show
 
-NAMES = ("imports", "answers", "turn", "agent", "open", "cold", "signs", "sessions")
+NAMES = ("imports", "answers", "turn", "agent", "open", "cold", "signs", "console", "sessions")
 
 
 def main() -> None:
@@ -34,6 +34,7 @@ def main() -> None:
         "open": ("Agent: open conversation", turn.open_conversation),
         "cold": ("Agent: cold process", turn.cold),
         "signs": ("Chat: signs of life and Stop", turn.signs),
+        "console": (f"Console: {console.EXECUTIONS:,} executions", console.lists),
         "sessions": ("Sessions: carried as snapshots and by copying all files", sessions.sessions),
     }
     wanted = [measured[name] for name in measured if name in names]

@@ -1,6 +1,7 @@
 """The template is valid, builds, and deploys: SAM's own command line against MiniStack, an AWS emulator.
 
-Only the agent's image is replaced by a zip, since images need Docker.
+Only the agent's image is replaced by a zip, since images need Docker, and an alarm on a sum of metrics by one on its
+first, since the emulator knows no metric math.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
@@ -66,6 +67,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "CodeUri": "functions/",
         "Handler": "functions.agent.handler.handler",
     }
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::CloudWatch::Alarm" and "Metrics" in resource["Properties"]:
+            _, first, *_ = resource["Properties"].pop("Metrics")
+            resource["Properties"] |= {**first["MetricStat"]["Metric"], "Period": 300, "Statistic": "Sum"}
     (folder / "template.yaml").write_text(json.dumps(template))
     sam(folder, "build")
     return folder
@@ -158,15 +163,72 @@ def test_every_resource_is_created(built: Path, emulator: str, monkeypatch: pyte
     assert list_executions(session.client("stepfunctions"), machine, None, None, 5) == []
 
 
-def test_the_command_line_works_on_the_deployed_stack(built: Path, emulator: str) -> None:
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(built: Path, emulator: str) -> Command:
+    """Runs `stepgram` as an operator of the emulator's stack does."""
     environment = {
         "AWS_ENDPOINT_URL": emulator,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    command = [sys.executable, "-m", "stepgram.cli", "executions", "--stack", "stepgram", "--json"]
 
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, check=True)
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "stepgram.cli", *arguments, "--stack", "stepgram", "--json"],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
-    assert json.loads(done.stdout) == []
+    return run
+
+
+def test_the_command_line_works_on_the_deployed_stack(command: Command, emulator: str) -> None:
+    """An execution that waits for its lock there (the emulator does not answer task tokens) is seen, and stopped."""
+    credentials = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    step_functions = boto3.session.Session(region_name="us-east-1", **credentials).client(
+        "stepfunctions", endpoint_url=emulator
+    )
+    machines = step_functions.list_state_machines()["stateMachines"]
+    turn = next(m["stateMachineArn"] for m in machines if m["name"] == "stepgram-turn")
+    given = {
+        **{"turn_id": "c1-t0-u1", "session_key": "1:0", "ttl": 2_000_000_000},
+        "chat": {"id": 1, "type": "private", "thread_id": 0},
+        "user": {"id": 1, "name": "You", "language": "en"},
+        "message": {"id": 1, "update_id": 1, "date": 0, "text": "hi"},
+    }
+    step_functions.start_execution(stateMachineArn=turn, name="c1-t0-u1", input=json.dumps(given))
+
+    listed = json.loads(command("executions").stdout)
+    shown = json.loads(command("show", "c1-t0-u1").stdout)
+    stopped = json.loads(command("stop", "c1-t0-u1").stdout)
+    explained = json.loads(command("show", "c1-t0-u1").stdout)["explanation"]
+    unanswered = json.loads(command("executions", "--status", "UNANSWERED", "--text", "operator").stdout)
+    conversations = json.loads(command("sessions").stdout)
+    rerun = command("rerun", "c1-t0-u1")
+
+    assert [(row["name"], row["status"]) for row in listed] == [("c1-t0-u1", "RUNNING")]
+    assert shown["states"][0]["name"] == "ResolveSession"
+    assert [(row["status"], row["error"]) for row in stopped] == [("ABORTED", "StoppedByOperator")]
+    assert explained["state"] == "AcquireLock"
+    assert [row["name"] for row in unanswered] == ["c1-t0-u1"]
+    assert [one["key"] for one in conversations] == ["1:0"]
+    assert (rerun.returncode, "RedriveExecution" in rerun.stderr) == (1, True)
+
+
+def test_the_doctor_finds_what_the_emulator_lacks(command: Command) -> None:
+    done = command("doctor")
+    found = {check["name"]: check for check in json.loads(done.stdout)}
+    right = {name for name, check in found.items() if check["verdict"] == "ok"}
+
+    assert done.returncode == 1
+    assert {"credentials", "outputs", "state machines", "who may write", "quotas", "alarms", "clock"} <= right
+    assert found["bot token"]["verdict"] == found["webhook registration"]["verdict"] == "failed"
+    assert all(check["remedy"] for check in found.values() if check["verdict"] != "ok")

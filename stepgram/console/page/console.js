@@ -31,7 +31,9 @@ function tell(text, isProblem = false) {
 /* ---------------------------------------------------------------- the list */
 
 const rows = new Map();
-let following = null, filtered = "", listing = 0;
+let following = null, filtered = "";
+
+const filters = () => JSON.stringify(["text", "status", "chat", "since"].map(id => $(id).value.trim()));
 
 function query() {
   const given = new URLSearchParams();
@@ -61,10 +63,11 @@ function put(row, before) {
 }
 
 async function list(more = false) {
-  const given = query(), key = $("text").value + $("status").value + $("chat").value + $("since").value, mine = ++listing;
+  const given = query(), key = filters();
   if (more && following) given.set("next", following);
-  const page = await ask(`turns?${given}`);
-  if (mine !== listing) return;
+  $("more").disabled = more;
+  const page = await ask(`turns?${given}`).finally(() => { if (more) $("more").disabled = false; });
+  if (key !== filters() || (more && key !== filtered)) return;  // somebody looks for something else by now
   if (key !== filtered) {
     filtered = key;
     rows.clear();
@@ -77,7 +80,7 @@ async function list(more = false) {
   for (const row of more || isFirst ? page.rows : [...page.rows].reverse()) put(row, !more && !isFirst);
   if (!more) leaveOut(page);
   $("more").hidden = !following;
-  if (!rows.size) $("rows").replaceChildren(h("li", {cls: "empty"}, following ? "Nothing yet; there are older ones." : key ? "No turn matches." : "No turn yet. Write to the bot."));
+  if (!rows.size) $("rows").replaceChildren(h("li", {cls: "empty"}, following ? "Nothing yet; there are older ones." : [...query()].length ? "No turn matches." : "No turn yet. Write to the bot."));
   else document.querySelector("#rows .empty")?.remove();
 }
 
