@@ -1,5 +1,6 @@
 # One command per habit. Each target sets up what it needs, uv itself when it is missing.
 UV := $(or $(shell command -v uv),.tools/bin/uv)
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .PHONY: setup run test check bench bench-load build deploy docs test-docker constraints
@@ -13,8 +14,8 @@ setup: $(UV)  ## the environment, with the versions of constraints.txt
 run: setup  ## the stack on this machine: a chat page and a console page
 	$(UV) run stepgram local
 
-test: setup  ## every test; files side by side, each process with a stack of its own
-	$(UV) run pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup  ## every test; several processes side by side, each with a stack of its own
+	$(UV) run pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 check: setup  ## style, types, templates, definitions, generated files
 	$(UV) run ruff format --check .

@@ -68,7 +68,7 @@ def executions(
     with open_stack(stack) as opened:
         rows = list(_turns(opened).rows(wanted, limit))
         if as_json:
-            print_json(rows)
+            print_json([{name: value for name, value in row.items() if name != "cause"} for row in rows])
             return
         out.print(_table(opened, rows))
 

@@ -22,6 +22,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from flask import Flask, Response, abort, request, send_from_directory
 
+from functions.common.errors import SnapshotMissing
 from stepgram.executions import Turns, Wanted, detail, history
 from stepgram.explain import explain
 from stepgram.rerun import RerunError, redrive, rerun_from_start, stop
@@ -65,6 +66,7 @@ def app(stack: Stack, token: str) -> Flask:
         response.headers["Cache-Control"] = "no-store"
         return response
 
+    @application.errorhandler(SnapshotMissing)
     @application.errorhandler(RerunError)
     @application.errorhandler(StackError)
     @application.errorhandler(ValueError)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from functions.common.errors import remedy_of
 from functions.common.lock import Claim, Lock
 from functions.common.lock_table import LockTable
 from functions.common.sessions import SessionTable
@@ -18,7 +19,10 @@ from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Person
 
 Call = Callable[[str, dict[str, Any]], Answer]
-HELD = {"lock": {"fence": 7, "redrive_count": 0}, "execution": {"Id": "arn"}}
+HELD = {
+    "lock": {"fence": 7, "redrive_count": 0},
+    "execution": {"Id": "arn", "StartTime": "2026-11-21T10:00:00.000Z"},
+}
 SESSION = "11111111-1111-4111-8111-111111111111"
 
 
@@ -121,7 +125,9 @@ def test_persist_commits_once_and_only_under_its_own_fence(turn: Turn) -> None:
     again = turn.persist(fence, run="another")
 
     assert (stale["errorType"], "does not own" in stale["errorMessage"]) == ("LockLost", True)
-    assert first == again == {"status": "committed", "version": 1, "budgets": []}
+    assert first == again
+    assert (first["status"], first["version"], first["budgets"]) == ("committed", 1, [])
+    assert first["links"]["session"] == f"stepgram session show {turn.key}"
     pointer = turn.table.pointer(turn.key)
     assert pointer is not None
     assert (pointer.version, pointer.manifest, pointer.turns) == (1, "sessions/x/manifests/1-r.json", 1)
@@ -135,7 +141,7 @@ def test_persist_of_a_session_that_was_reset_writes_nothing(turn: Turn) -> None:
 
     found = turn.persist(fence, version=3)
 
-    assert found == {"status": "superseded", "version": 3, "budgets": []}
+    assert (found["status"], found["version"], found["budgets"]) == ("superseded", 3, [])
     assert turn.table.pointer(turn.key) == before
 
 
@@ -202,7 +208,7 @@ def test_turn_failed_raises_the_original_error(turn: Turn, name: str) -> None:
 
     found = turn.failing("TurnFailed", turn=state, execution={"RedriveCount": 0})
 
-    assert (found["errorType"], found["errorMessage"]) == (name, "why")
+    assert (found["errorType"], found["errorMessage"]) == (name, f"why. Next: {remedy_of(name)}")
 
 
 @pytest.mark.parametrize(("noted", "now", "passes"), [(0, 1, True), (1, 1, False), (1, 2, True), (None, 1, True)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Person, until
 from tests.workflow.fast_agent import ASKS, SLOW, fast_agent
+
+AT_ONCE = 4
+"""Chats that are played side by side: of a hundred sequences, most of the time is waiting."""
 
 _chats = itertools.count(800_001)
 
@@ -88,9 +92,16 @@ class Chat:
 
 
 @pytest.mark.timeout(900)
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(actions=st.lists(ACTIONS, min_size=1, max_size=5))
-def test_nothing_is_left_open(stack: EmbeddedStack, quick: None, actions: list[str]) -> None:
+@settings(max_examples=100 // AT_ONCE, deadline=None, suppress_health_check=list(HealthCheck))
+@given(chats=st.lists(st.lists(ACTIONS, min_size=1, max_size=5), min_size=AT_ONCE, max_size=AT_ONCE))
+def test_nothing_is_left_open(stack: EmbeddedStack, quick: None, chats: list[list[str]]) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for played in [pool.submit(play, stack, actions) for actions in chats]:
+            played.result()
+
+
+def play(stack: EmbeddedStack, actions: list[str]) -> None:
+    """One chat, from its first action until nothing runs."""
     chat = Chat(stack)
     for action in actions:
         chat.act(action)
