@@ -15,7 +15,7 @@ run: setup  ## the stack on this machine: a chat page and a console page
 	$(UV) run stepgram local
 
 test: setup  ## every test; several processes side by side, each with a stack of its own
-	$(UV) run pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	$(UV) run pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: setup  ## style, types, templates, definitions, generated files
 	$(UV) run ruff format --check .

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from functions.common.envelope import turn_id
 from stepgram.embedded.client import client
@@ -36,6 +37,26 @@ ORDER = [
     "TurnDone",
 ]
 """The states of a turn that is answered."""
+
+
+TOGETHER = ("tests/browser/", "tests/deploy/")
+"""Where a whole file runs in one process: what it sets up is dear."""
+
+
+class Scheduler(LoadScopeScheduling):
+    """Gives every test to the next free process by itself, except files in TOGETHER."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0] if nodeid.startswith(TOGETHER) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    return Scheduler(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that may take long begin first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
 
 
 @pytest.fixture(scope="session")

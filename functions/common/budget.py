@@ -95,17 +95,18 @@ def count(table: str, dynamodb: DynamoDBClient, session_key: str, turn_id: str, 
 
 def spent(settings: BudgetSettings, dynamodb: DynamoDBClient, session_key: str) -> list[Spent]:
     """What all budgets are at now."""
-    limits = {
+    limits: dict[tuple[Scope, Period], float] = {
         ("chat", "day"): settings.chat_daily_usd,
         ("chat", "month"): settings.chat_monthly_usd,
         ("all", "day"): settings.daily_usd,
         ("all", "month"): settings.monthly_usd,
     }
     keys = periods(datetime.now(UTC))
-    found = []
-    for (scope, period), limit in limits.items():
-        key: dict[str, Any] = {"pk": {"S": session_key if scope == "chat" else ALL}, "sk": {"S": keys[period]}}  # type: ignore[index]
-        item = dynamodb.get_item(TableName=settings.table, Key=key, ConsistentRead=True).get("Item", {})
-        cost = float(item.get("cost_usd", {"N": "0"})["N"])
-        found.append(Spent(scope, period, cost, limit))  # type: ignore[arg-type]
-    return found
+    wanted: list[dict[str, Any]] = [
+        {"pk": {"S": session_key if scope == "chat" else ALL}, "sk": {"S": keys[period]}} for scope, period in limits
+    ]
+    answers = dynamodb.transact_get_items(
+        TransactItems=[{"Get": {"TableName": settings.table, "Key": key}} for key in wanted]
+    )["Responses"]
+    costs = [float(answer.get("Item", {}).get("cost_usd", {"N": "0"})["N"]) for answer in answers]
+    return [Spent(*which, cost, limit) for (which, limit), cost in zip(limits.items(), costs, strict=True)]

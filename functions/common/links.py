@@ -13,6 +13,7 @@ TRACE = "_X_AMZN_TRACE_ID"
 """Where Lambda puts the trace of an invocation (developer guide, "Using environment variables")."""
 
 DAYS = 30
+TWICE_QUOTED = str.maketrans({"~": "$257E", "(": "$2528", ")": "$2529", "'": "$2527"})
 
 
 class Links(BaseModel):
@@ -40,12 +41,14 @@ def links(turn_id: str, session_key: str, session_id: str) -> Links:
 
 
 def _insights(group: str, turn_id: str) -> str:
-    """A query of Logs Insights as its page keeps it in an address: `*` and two digits for a character, `$25` for %."""
+    """A query of Logs Insights as its page keeps it in an address: `*` and two digits for a character of a text, the
+    structure around it quoted twice with `$` for `%`.
+    """
     query = f'fields @timestamp, state, message, error, cause | filter turn_id = "{turn_id}" | sort @timestamp'
     return (
         f"~(end~0~start~-{DAYS * 86_400}~timeType~'RELATIVE~unit~'seconds"
         f"~editorString~'{_starred(query)}~source~(~'{_starred(group)}))"
-    ).replace("'", "$2527")
+    ).translate(TWICE_QUOTED)
 
 
 def _starred(text: str) -> str:

@@ -118,12 +118,17 @@ class SessionTable:
 
     def pointer(self, session_key: str) -> Pointer | None:
         """The conversation's pointer, or None when it has none (any more)."""
-        item = self._get(session_key, "session")
-        return Pointer.model_validate(item) if item else None
+        return self.session(session_key)[0]
 
     def preferences(self, session_key: str) -> Preferences:
         """What was chosen for this conversation."""
-        return Preferences.model_validate((self._get(session_key, "session") or {}).get("preferences", {}))
+        return self.session(session_key)[1]
+
+    def session(self, session_key: str) -> tuple[Pointer | None, Preferences]:
+        """The pointer and the preferences, in one read."""
+        item = self._get(session_key, "session") or {}
+        pointer = Pointer.model_validate(item) if "session_id" in item else None  # preferences may come first
+        return pointer, Preferences.model_validate(item.get("preferences", {}))
 
     def prefer(self, session_key: str, chosen: Preferences) -> None:
         """Keep what was chosen; it outlives the session, as long as the conversation is remembered."""

@@ -74,17 +74,17 @@ def handler(request: Request) -> Result:
             raise BudgetSpent(f"{budget.name}: ${budget.spent:.2f} of ${budget.limit:.2f} are spent")
     notice: Literal["session_lost"] | None = None
     manifest: Manifest | None = None
+    current, preferences = table.session(request.session_key)
     if record.committed and record.version is not None and record.session_id is not None:
         pointer = Pointer(session_id=record.session_id, version=record.version - 1, manifest=record.base_manifest)
     else:
-        pointer = table.pointer(request.session_key) or table.start_over(request.session_key)
+        pointer = current or table.start_over(request.session_key)
         try:
             if pointer.manifest is not None:
                 manifest = Snapshots(settings.bucket, aws.s3()).renew(pointer.manifest, settings.renew_after)
         except SnapshotMissing as error:
             logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
             pointer, notice = table.start_over(request.session_key), "session_lost"
-    preferences = table.preferences(request.session_key)
     ticket = Ticket(
         chat=request.chat,
         message_id=request.message.id,

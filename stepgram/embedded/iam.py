@@ -35,7 +35,13 @@ INVOKE = "2015-03-31/functions/"
 ANYTHING = "*"
 """The resource of a request that does not name it, such as SendTaskSuccess: the action decides."""
 
-TRANSACTION = {"Update": "UpdateItem", "Put": "PutItem", "Delete": "DeleteItem", "ConditionCheck": "ConditionCheckItem"}
+TRANSACTION = {
+    "Get": "GetItem",
+    "Update": "UpdateItem",
+    "Put": "PutItem",
+    "Delete": "DeleteItem",
+    "ConditionCheck": "ConditionCheckItem",
+}
 OBJECT = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
 
 
@@ -172,7 +178,7 @@ def actions(environ: Mapping[str, Any], body: bytes) -> Iterator[Wanted]:
 
 
 def _dynamodb(operation: str, document: dict[str, Any]) -> Iterator[Wanted]:
-    if operation == "TransactWriteItems":
+    if "TransactItems" in document:
         for item in document["TransactItems"]:
             for kind, given in item.items():
                 yield Wanted(f"dynamodb:{TRANSACTION[kind]}", _table(given["TableName"]))

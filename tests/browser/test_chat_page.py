@@ -13,9 +13,6 @@ from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Person
 from tests.workflow.test_files import PNG, outbox
 
-pytestmark = pytest.mark.xdist_group("chat")
-"""In one process: what is set up for the module is set up once."""
-
 GLOB = '!tool Glob {"pattern": "*"}'
 
 

@@ -14,9 +14,6 @@ from docs import pictures
 from tests.browser.conftest import SCREENSHOTS, Open
 from tests.conftest import ORDER, ROOT, Faults, Person
 
-pytestmark = pytest.mark.xdist_group("console")
-"""In one process: what is set up for the module is set up once."""
-
 
 def turn(page: Page) -> Locator:
     return page.get_by_role("region", name="Turn", exact=True)

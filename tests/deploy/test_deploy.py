@@ -24,9 +24,6 @@ from samtranslator.yaml_helper import yaml_parse
 from stepgram.executions import list_executions
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.xdist_group("deploy")
-"""In one process: what is set up for the module is set up once."""
-
 HERE = Path(__file__).parent
 START_SECONDS = 60.0
 PRUNED = shutil.ignore_patterns("__pycache__")

@@ -273,10 +273,14 @@ def test_a_bot_that_is_registered_elsewhere_is_left_there(
     assert elsewhere.state["webhook"]["url"] == "https://production.example/webhook"
 
 
-def test_a_session_is_carried_shown_exported_forked_and_reset_by_commands_alone(stepgram: Run, tmp_path: Path) -> None:
+def test_a_session_is_carried_shown_exported_forked_and_reset_by_commands_alone(
+    stepgram: Run, local: Callable[[], Local], tmp_path: Path
+) -> None:
+    """Three processes with a stack each; the rest goes through `stepgram local`, which is quicker."""
     written = stepgram("ask", "--yes", "!bash echo from turn one > file.txt")
     stepgram("ask", "hello")
     read = stepgram("ask", "--yes", "!bash cat file.txt")
+    local()
     listed = json.loads(stepgram("sessions", "--json").stdout)
     shown = json.loads(stepgram("session", "show", "1001", "--json").stdout)
     exported = stepgram("session", "export", "1001", "--version", "2", "--output", str(tmp_path / "out"))

@@ -13,9 +13,11 @@ import requests
 
 from functions.common import commands
 from functions.common.errors import ConfigurationError
+from functions.common.sessions import SessionTable
 from functions.common.telegram import BotApi
 from functions.common.texts import CATALOGUE, say
 from functions.intake.run_command import MENU
+from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.webhook import set_commands
 from tests.conftest import Person, until
@@ -273,3 +275,15 @@ def test_telegram_shows_a_menu_in_each_language_and_scope(person: Person) -> Non
     assert [entry["command"] for entry in english] == [*MENU, *commands.configured().agent]
     assert {"command": "stop", "description": say("menu_stop", "zh")} in chinese
     assert {f"menu_{name}" for name in MENU} == {name for name in CATALOGUE if name.startswith("menu_")}
+
+
+def test_what_is_chosen_before_the_first_message_holds(person: Person, chat: int) -> None:
+    person.command(chat, "/verbose 2")
+    status = person.command(chat, "/status")
+    turn = person.ask(chat, "hello")
+
+    outputs, endpoint = person.stack.deployment.outputs, person.stack.addresses.aws
+    chosen = SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).preferences(f"{chat}:0")
+    assert status["outcome"] == "command status"
+    assert turn.output["outcome"] == "DELIVERED"
+    assert chosen.verbose == 2

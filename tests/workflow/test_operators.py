@@ -131,6 +131,7 @@ def test_turns_are_filtered(cli: Cli, person: Person, chat: int, faults: Faults)
 
 def test_a_turn_is_watched_to_its_end_and_a_failed_one_says_so(cli: Cli, person: Person, chat: int) -> None:
     running = person.say(chat, "!slow 1")
+    until(lambda: person.status(running) != "NONE")
     lines = [json.loads(line) for line in cli("watch", running, "--json").stdout.splitlines()]
     failed = person.ask(chat, "!error 403 1").name
     done = cli("watch", failed, status=1)

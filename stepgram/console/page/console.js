@@ -153,6 +153,8 @@ function render() {
   parts.push(later("Event history", "events", events), later("Conversation", "conversation", () => conversation(given.session_key)));
   const open = [...document.querySelectorAll("#turn details[open]")].map(element => element.id), focus = document.activeElement?.id;
   $("turn").replaceChildren(...parts);
+  const attempts = document.querySelector(".attempts");
+  attempts.scrollLeft = attempts.scrollWidth;  // the last one, when there are many
   for (const id of open) if ($(id)) $(id).open = true;
   if (focus && $("turn").querySelector(`#${CSS.escape(focus)}`)) $(focus).focus();
 }
@@ -229,10 +231,15 @@ function data() {
   const comment = h("p", {cls: "dim"}, definition().States[name]?.Comment || "");
   if (!visit) return h("div", {}, h("h3", {}, name), comment, h("p", {cls: "dim"}, "Not reached in this attempt."));
   const parts = [h("h3", {}, `${name} · ${visit.status}${visit.tries > 1 ? ` after ${visit.tries} tries` : ""}`), comment];
-  if (visit.error) parts.push(h("h3", {}, "Error"), copyable(`${visit.error}: ${visit.cause || ""}`));
+  if (visit.error) parts.push(h("h3", {}, "Error"), copyable(`${visit.error}: ${readable(visit.cause)}`));
   if (visit.output !== null) parts.push(h("h3", {}, "Output"), copyable(pretty(visit.output)));
   parts.push(h("h3", {}, "Input"), copyable(pretty(visit.input)));
   return h("div", {}, ...parts);
+}
+
+/* A Lambda function's cause is its error document. */
+function readable(cause) {
+  try { return pretty(JSON.parse(cause)); } catch { return cause || ""; }
 }
 
 const pretty = value => typeof value === "string" ? value : JSON.stringify(value, null, 2);

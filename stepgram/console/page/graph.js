@@ -4,7 +4,7 @@
 const WIDTH = 120, HEIGHT = 46, MARGIN = 12, CHARACTER = 8.3;
 
 const STYLE = `
-.stepgram text{font:600 14px system-ui,sans-serif;fill:var(--ink,#1f2430);text-anchor:middle}
+.stepgram text{font:600 13px system-ui,sans-serif;fill:var(--ink,#1f2430);text-anchor:middle}
 .stepgram .sub{font-weight:400;font-size:12px;fill:var(--dim,#5c6473)}
 .stepgram rect{fill:var(--box,#fff);stroke:var(--line,#8a94a5);stroke-width:1.5;rx:9}
 .stepgram path{fill:none;stroke:var(--edge,#8a94a5);stroke-width:1.4}
