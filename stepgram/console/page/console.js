@@ -306,7 +306,10 @@ async function act(action) {
 
 document.addEventListener("keydown", event => {
   if (event.target.matches("input,select") || $("question").open || event.ctrlKey || event.metaKey || event.altKey) {
-    if (event.key === "Escape" && event.target.matches("input")) event.target.blur();
+    if (event.key === "Escape" && event.target.matches("input")) {
+      event.preventDefault();  // which would empty the field
+      event.target.blur();
+    }
     return;
   }
   const names = [...document.querySelectorAll("#rows .row")], at = names.findIndex(row => row.getAttribute("aria-current") === "true");
