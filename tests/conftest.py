@@ -25,19 +25,19 @@ TURN_SECONDS = 90.0
 _chats = itertools.count(500_001)
 
 
-ORDER = [
-    "ResolveSession",
-    "AcquireLock",
-    "Hydrate",
-    "RunAgent",
-    "AgentDone",
-    "Persist",
-    "Reply",
-    "ReleaseLock",
-    "TurnDone",
-]
-"""The states of a turn that is answered."""
+ROOT = Path(__file__).resolve().parents[1]
 
+
+def answered_way() -> Iterator[str]:
+    """The states of a turn that is answered, in the definition's own order."""
+    definition = json.loads((ROOT / "statemachine" / "turn.asl.json").read_text())
+    name = definition["StartAt"]
+    while name is not None:
+        yield name
+        name = definition["States"][name].get("Next") or definition["States"][name].get("Default")
+
+
+ORDER = list(answered_way())
 
 TOGETHER = ("tests/browser/", "tests/deploy/")
 """Where a whole file runs in one process: what it sets up is dear."""
@@ -218,6 +218,3 @@ def call(stack: EmbeddedStack) -> Callable[[str, dict[str, Any]], Answer]:
         return stack.functions.invoke(f"stepgram-{logical_id}", json.dumps(event).encode())
 
     return invoke
-
-
-ROOT = Path(__file__).resolve().parents[1]

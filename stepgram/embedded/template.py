@@ -1,9 +1,10 @@
 """The very `template.yaml`, translated by SAM's own translator and created in moto's CloudFormation.
 
 moto's CloudFormation makes the table, the bucket and the log groups. What it cannot make is made from the same
-document: secrets and state machines by their APIs (machines made by CloudFormation land in another backend than the
-interpreter's), functions by `functions.py`, HTTP routes and event rules by `aws.py`. Left out: roles and policies, the
-TLS-only bucket policy (the stack speaks HTTP), alarms and their topic. `tests/deploy` creates those elsewhere.
+document: secrets, the table's TTL, the bucket's lifecycle and state machines by their APIs (machines made by
+CloudFormation land in another backend than the interpreter's), functions by `functions.py`, HTTP routes and event
+rules by `aws.py`, what policies allow by `iam.py`. Left out: the TLS-only bucket policy (the stack speaks HTTP),
+alarms, their topic and the dashboard. `tests/deploy` creates those elsewhere.
 """
 
 from __future__ import annotations

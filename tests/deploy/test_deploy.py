@@ -232,3 +232,27 @@ def test_the_doctor_finds_what_the_emulator_lacks(command: Command) -> None:
     assert {"credentials", "outputs", "state machines", "who may write", "quotas", "alarms", "clock"} <= right
     assert found["bot token"]["verdict"] == found["webhook registration"]["verdict"] == "failed"
     assert all(check["remedy"] for check in found.values() if check["verdict"] != "ok")
+
+
+def test_the_console_page_of_a_deployed_stack_is_served_here(built: Path, emulator: str) -> None:
+    environment = {"AWS_ENDPOINT_URL": emulator, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "stepgram.cli", "console", "--stack", "stepgram"],
+        cwd=ROOT,
+        env={**os.environ, **environment, "AWS_DEFAULT_REGION": "us-east-1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert serving.stdout is not None
+        address = serving.stdout.readline().split()[-1]
+        listed = requests.get(f"{address}api/turns", timeout=30).json()["rows"]
+        shown = requests.get(f"{address}api/turns/{listed[0]['name']}", timeout=30).json()
+    finally:
+        serving.terminate()
+        status = serving.wait(30)
+
+    assert address.startswith("http://127.0.0.1:")
+    assert [(row["name"], row["error"]) for row in listed] == [("c1-t0-u1", "StoppedByOperator")]
+    assert '"AcquireLock"' in shown["definition"]
+    assert status == 0
