@@ -6,16 +6,31 @@ They need Chromium, as the browser tests do, which also see that the pictures ar
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flask import Flask, send_from_directory
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from stepgram.console.server import PAGE
 from stepgram.server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 MACHINES = ("turn", "intake")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium (or another one on the path), headless."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert path is not None, "this needs Chromium (Debian: apt-get install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def draw(page: Page, definition: str) -> str:
@@ -35,13 +50,11 @@ def main() -> None:
     app.add_url_rule("/<name>", "file", view_func=lambda name: send_from_directory(PAGE, name))
     app.add_url_rule("/", "page", view_func=lambda: '<script src="dagre.min.js"></script>')
     server = Server(app)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page()
         page.goto(server.url)
         for machine in MACHINES:
             (ROOT / "docs" / f"{machine}.svg").write_text(drawn(page, machine), encoding="utf-8")
-        browser.close()
     server.stop()
 
 

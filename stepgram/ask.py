@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import requests
@@ -17,7 +16,7 @@ from functions.common.delivery import QUESTION
 from functions.common.envelope import turn_id
 from functions.common.snapshots import RunResult
 from functions.turn.ask_approval import readable
-from stepgram.executions import State, attempts_of, detail, history
+from stepgram.executions import State, detail, follow
 from stepgram.stack import Stack, StackError
 
 POLL_SECONDS = 0.1
@@ -103,21 +102,14 @@ def _follow(
     stack: Stack, name: str, progress: Progress, decide: Decide, press: Callable[[str, int, str], None]
 ) -> Answer:
     step_functions, arn = stack.client("stepfunctions"), stack.execution_arn(name)
-    shown, decided = 0, -1
-    while True:
-        status = step_functions.describe_execution(executionArn=arn)["status"]
-        states = [s for attempt in attempts_of(history(step_functions, arn), datetime.now(UTC)) for s in attempt]
-        done = [s for s in states if s.status != "running"]
-        for state in done[shown:]:
+    decided = -1
+    for left, states in follow(step_functions, arn, POLL_SECONDS):
+        for state in left:
             progress(state)
-        shown = max(shown, len(done))
-        if status != "RUNNING":
-            break
         part = states[-1].input["run"]["part"] if states and _asks(stack, name, states[-1]) else -1
         if part > decided:
             decided = part
             press(name, part, decide(_question(stack, states[-1].input["run"]["result"])))
-        time.sleep(POLL_SECONDS)
     found = detail(step_functions, arn)
     output = found.output if isinstance(found.output, dict) else {}
     session = (found.states[-1].output or found.states[-1].input or {}).get("session", {}) if found.states else {}

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from functools import cached_property
+from typing import Literal
 
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
@@ -21,7 +22,7 @@ from functions.common.envelope import Chat, Message, User
 from functions.common.errors import TelegramError
 from functions.webhook.handler import SECRET_HEADER
 from functions.webhook.update import KINDS
-from stepgram.executions import detail
+from stepgram.rerun import redrive, wait_until_ended
 from stepgram.stack import Stack
 from stepgram.webhook import bot_of, secret_of, webhook_info
 
@@ -29,7 +30,7 @@ Verdict = Literal["ok", "failed", "unknown"]
 
 OUTPUTS = (
     *("TurnArn", "IntakeArn", "WebhookUrl", "SessionTable", "SessionBucket"),
-    *("BotTokenSecretId", "WebhookSecretId", "TelegramApiUrl", "FunctionLogs"),
+    *("BotTokenSecretId", "WebhookSecretId", "TelegramApiUrl", "FunctionLogs", "AlarmTopicArn"),
 )
 CLOCK_SECONDS = 60
 """AWS refuses signatures that are five minutes off; expiry times are written with this clock."""
@@ -150,14 +151,14 @@ class Doctor:
         return _verdict((without, given) == (401, 200), f"without the secret {without}, with it {given}")
 
     def _access(self) -> Check:
-        named = [self._parameters().get(name, "") for name in ("AllowedUsers", "AllowedChats")]
+        named = [self._parameters.get(name, "") for name in ("AllowedUsers", "AllowedChats")]
         guests = Admission(self._stack.outputs["SessionTable"], self._stack.client("dynamodb")).guests()
         return _verdict(
             any(named) or bool(guests), f"{' '.join(filter(None, named)) or 'nobody'}, {len(guests)} by code"
         )
 
     def _model(self) -> Check:
-        given = self._parameters()
+        given = self._parameters
         model, base = given.get("ModelId", ""), given.get("ModelBaseUrl", "")
         if base:
             return _verdict(True, f"{model} behind {base}")
@@ -196,6 +197,7 @@ class Doctor:
         off = abs((datetime.now(UTC) - parsedate_to_datetime(date).astimezone(UTC)).total_seconds())
         return _verdict(off < CLOCK_SECONDS, f"{off:.0f} s off")
 
+    @cached_property
     def _parameters(self) -> dict[str, str]:
         found = self._stack.client("cloudformation").describe_stacks(StackName=self._stack.name)["Stacks"][0]
         return {one["ParameterKey"]: one.get("ParameterValue", "") for one in found.get("Parameters", [])}
@@ -225,25 +227,11 @@ def redrive_check(stack: Stack, chat: int) -> Check:
     arn = step_functions.start_execution(
         stateMachineArn=stack.outputs["TurnArn"], name=name, input=json.dumps(document)
     )["executionArn"]
-    if _ended(step_functions, arn) != "FAILED":
-        return Check("redrive", "failed", f"{name} did not fail", f"Look at it: `stepgram show {name}`.")
-    step_functions.redrive_execution(executionArn=arn)
-    status, found = _ended(step_functions, arn), detail(step_functions, arn)
+    look = f"Look at it: `stepgram show {name}`."
+    if wait_until_ended(stack, arn, WAIT_SECONDS).status != "FAILED":
+        return Check("redrive", "failed", f"{name} did not fail", look)
+    found = wait_until_ended(stack, redrive(stack, name), WAIT_SECONDS)
     way = [state.name for state in found.attempts[-1]]
-    return Check(
-        "redrive",
-        "ok" if status == "SUCCEEDED" and len(found.attempts) == 2 else "failed",
-        f"{name} {status} by {' '.join(way)}",
-        "" if status == "SUCCEEDED" else f"Look at it: `stepgram show {name}`.",
-    )
-
-
-def _ended(step_functions: Any, arn: str) -> str:
-    """The status of an execution once it has ended, or RUNNING when it takes too long."""
-    until = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < until:
-        status = str(step_functions.describe_execution(executionArn=arn)["status"])
-        if status != "RUNNING":
-            return status
-        time.sleep(0.5)
-    return "RUNNING"
+    passed = found.status == "SUCCEEDED" and len(found.attempts) == 2
+    text = f"{name} {found.status} by {' '.join(way)}"
+    return Check("redrive", "ok" if passed else "failed", text, "" if passed else look)

@@ -15,6 +15,8 @@ from typing import Any
 
 from samtranslator.yaml_helper import yaml_parse
 
+from functions.common.observability import METRICS
+
 ROOT = Path(__file__).resolve().parents[1]
 PRICES = ROOT / "stepgram" / "prices.toml"
 TEMPLATE, MACHINE = ROOT / "template.yaml", ROOT / "statemachine" / "turn.asl.json"
@@ -90,9 +92,9 @@ def stepgram(usage: Usage) -> list[Line]:
         Line("S3", "8 PUT, 10 GET", turns, 8 * p["s3_put"] + 10 * p["s3_get"]),
         Line("KMS", "5 requests", 5 * turns, p["kms_request"]),
         Line("Logs", f"{LOG_KB} KB", turns * LOG_KB / 1024**2, p["logs_gb"]),
-        Line("fixed", f"2 secrets, 1 key, {watched} alarm metrics, 14 metrics, 1 dashboard", 1,
-             2 * p["secret_month"] + p["kms_key_month"] + watched * p["alarm_month"] + 14 * p["custom_metric_month"]
-             + p["dashboard_month"]),
+        Line("fixed", f"2 secrets, 1 key, {watched} alarm metrics, {len(METRICS)} metrics, 1 dashboard", 1,
+             2 * p["secret_month"] + p["kms_key_month"] + watched * p["alarm_month"]
+             + len(METRICS) * p["custom_metric_month"] + p["dashboard_month"]),
     ]  # fmt: skip
 
 

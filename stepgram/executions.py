@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from functions.common.execution import readable_cause
@@ -154,12 +155,27 @@ def failed_state(attempt: list[State], route: list[str]) -> State | None:
     return candidates[-1] if candidates else None
 
 
-def detail(step_functions: SFNClient, arn: str) -> ExecutionDetail:
-    """Everything about one execution."""
+def follow(step_functions: SFNClient, arn: str, pause: float) -> Iterator[tuple[list[State], list[State]]]:
+    """Until an execution ends: at each look, `pause` seconds apart, the states left since the last, and all states."""
+    told = 0
+    while True:
+        status = step_functions.describe_execution(executionArn=arn)["status"]
+        states = [s for attempt in attempts_of(history(step_functions, arn), datetime.now(UTC)) for s in attempt]
+        left = [state for state in states if state.status != "running"]
+        yield left[told:], states
+        told = max(told, len(left))
+        if status != "RUNNING":
+            return
+        time.sleep(pause)
+
+
+def detail(step_functions: SFNClient, arn: str, definition: str | None = None) -> ExecutionDetail:
+    """Everything about one execution; its `definition` never changes, so who looks again gives it along."""
     described = step_functions.describe_execution(executionArn=arn)
     attempts = attempts_of(history(step_functions, arn), datetime.now(described["startDate"].tzinfo))
     status = str(described["status"])
-    definition = step_functions.describe_state_machine_for_execution(executionArn=arn)["definition"]
+    if definition is None:
+        definition = step_functions.describe_state_machine_for_execution(executionArn=arn)["definition"]
     failed = failed_state(attempts[-1], failure_route(definition)) if status in NOT_ANSWERED else None
     if failed is not None and failed.status == "caught":
         failed.status = "failed"
@@ -271,13 +287,6 @@ def _is_wanted(item: dict[str, Any], wanted: Wanted) -> bool:
 
 def _has_text(row: dict[str, Any], text: str) -> bool:
     return not text or any(text.lower() in str(row[field]).lower() for field in ("name", "error", "cause"))
-
-
-def list_executions(
-    step_functions: SFNClient, machine: str, status: str | None = None, chat: int | None = None, limit: int = 20
-) -> list[dict[str, Any]]:
-    """The newest turns, as `Turns.page` shows them."""
-    return list(Turns(step_functions, machine).rows(Wanted(status, chat), limit))
 
 
 def present_state(step_functions: SFNClient, arn: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import threading
 import time
 from collections import defaultdict
@@ -105,9 +106,9 @@ def _order(name: str) -> tuple[int, str]:
     return (int(number) if number.isdigit() else 0, name)
 
 
-def wait_until_ended(stack: Stack, arn: str) -> ExecutionDetail:
-    """Wait for an execution's end and return it."""
-    step_functions = stack.client("stepfunctions")
-    while step_functions.describe_execution(executionArn=arn)["status"] == "RUNNING":
+def wait_until_ended(stack: Stack, arn: str, seconds: float = math.inf) -> ExecutionDetail:
+    """Wait for an execution's end, `seconds` at most, and return it."""
+    step_functions, until = stack.client("stepfunctions"), time.monotonic() + seconds
+    while step_functions.describe_execution(executionArn=arn)["status"] == "RUNNING" and time.monotonic() < until:
         time.sleep(POLL_SECONDS)
     return detail(step_functions, arn)

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Stack:
     endpoint: str | None = None
     telegram: str | None = None
     name: str = "stepgram"
+    _clients: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def is_local(self) -> bool:
@@ -44,10 +45,12 @@ class Stack:
         return self.endpoint is not None
 
     def client(self, service: str) -> Any:
-        """A boto3 client for this stack."""
-        if self.endpoint is not None:
-            return client(service, self.endpoint)
-        return boto3.session.Session().client(service)  # type: ignore[call-overload]
+        """A boto3 client for this stack, made once: the console page asks for some at every look."""
+        if service not in self._clients:
+            own = boto3.session.Session
+            made = own().client(service) if self.endpoint is None else client(service, self.endpoint)  # type: ignore[call-overload]
+            self._clients[service] = made
+        return self._clients[service]
 
     def execution_arn(self, name: str) -> str:
         """The ARN of a turn by its name; an ARN stays as it is."""

@@ -18,6 +18,7 @@ from functions.common.envelope import turn_id
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer, Invoker, failure
 from stepgram.embedded.stack import EmbeddedStack
+from stepgram.embedded.telegram.updates import method_models
 from stepgram.embedded.template import FunctionSpec
 from stepgram.executions import ExecutionDetail, detail
 
@@ -61,6 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+    method_models()  # seconds, which the first test's first message would otherwise take
     parameters = {
         "ApprovalTools": "outside,Glob",
         "GroupMessages": "all",

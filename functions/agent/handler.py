@@ -25,7 +25,7 @@ from functions.common.approvals import Decision
 from functions.common.errors import AgentCrashed, AgentTimedOut, located
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
-from functions.common.observability import StepRequest, logger, measure, parse
+from functions.common.observability import StepRequest, logger, parse, working
 from functions.common.progress import Report, ask
 from functions.common.settings import AgentSettings
 from functions.common.snapshots import InboxFile, OutboxFile, RunResult, RunSummary, Snapshots, ToolCall, turn_prefix
@@ -78,16 +78,9 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Run the agent once for this turn; a result it already has is returned as it is."""
     request = parse(Request, event)
     settings = AgentSettings.load().choosing(request.session.model)
-    keys = {"turn_id": request.turn_id, "session_key": request.session_key, "state": request.state}
-    logger.thread_safe_append_keys(**keys, session_id=request.session.session_id)
-    if request.retry:
-        measure(request.state, Retries=1)
-    try:
-        with located(request.state):
-            request.lock.check(redrive_count(request.execution))
-            return run_once(request, settings, context.get_remaining_time_in_millis() / 1000).model_dump(mode="json")
-    finally:
-        logger.thread_safe_clear_keys()
+    with working(request), located(request.state):
+        request.lock.check(redrive_count(request.execution))
+        return run_once(request, settings, context.get_remaining_time_in_millis() / 1000).model_dump(mode="json")
 
 
 def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSummary:

@@ -22,7 +22,7 @@ from functions.common.delivery import QUESTION
 from functions.common.envelope import Chat
 from functions.common.errors import LockLost, TelegramRefused
 from functions.common.lock import Approval
-from functions.common.lock_table import DEAD_TOKEN
+from functions.common.lock_table import DEAD_TOKEN, LockTable
 from functions.common.observability import logger
 from functions.common.sessions import SessionTable
 from functions.common.telegram import BotApi
@@ -111,10 +111,8 @@ class ApprovalTable:
 
     def opened(self, session_key: str, turn_id: str, number: int) -> Approval | None:
         """This question while the turn waits for its answer, with the token it waits on by now."""
-        item = self._dynamodb.get_item(
-            TableName=self._table, Key={"pk": {"S": session_key}, "sk": {"S": "lock"}}, ConsistentRead=True
-        ).get("Item", {})
-        found = Approval.model_validate_json(item["approval"]["S"]) if "approval" in item else None
+        lock, _ = LockTable(self._table, self._dynamodb, self._step_functions).read(session_key)
+        found = lock.approval
         return found if found and (found.turn_id, found.number) == (turn_id, number) else None
 
     def close(self, session_key: str, approval: Approval) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from functions.common.settings import LinkSettings
+from functions.common.settings import LinkSettings, environment
 
 TRACE = "_X_AMZN_TRACE_ID"
 """Where Lambda puts the trace of an invocation (developer guide, "Using environment variables")."""
@@ -31,7 +30,7 @@ def links(turn_id: str, session_key: str, session_id: str) -> Links:
         return Links(logs=f"stepgram logs {turn_id}", session=f"stepgram session show {session_key}", trace="")
     console = f"https://{settings.region}.console.aws.amazon.com"
     home = f"{console}/cloudwatch/home?region={settings.region}"
-    root = dict(part.split("=", 1) for part in os.environ.get(TRACE, "").split(";") if "=" in part).get("Root", "")
+    root = dict(part.split("=", 1) for part in environment().get(TRACE, "").split(";") if "=" in part).get("Root", "")
     folder = quote(f"sessions/{session_id}/", safe="")
     return Links(
         logs=f"{home}#logsV2:logs-insights$3FqueryDetail$3D{_insights(settings.log_group, turn_id)}",

@@ -9,7 +9,8 @@ Each has the dimension `service`, which is the stack's name; some have a second 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -94,6 +95,23 @@ def parse(model: type[DocumentT], event: Any) -> DocumentT:
         raise BadInput(f"{model.__name__}: {problems}") from error
 
 
+@contextmanager
+def working(request: StepRequest) -> Iterator[None]:
+    """Let log lines name the turn, its session and the state; a try after the first is measured."""
+    logger.thread_safe_append_keys(
+        turn_id=request.turn_id,
+        session_key=request.session_key,
+        session_id=getattr(getattr(request, "session", None), "session_id", None),
+        state=request.state,
+    )
+    try:
+        if request.retry:
+            measure(request.state, Retries=1)
+        yield
+    finally:
+        logger.thread_safe_clear_keys()
+
+
 def step(
     model: type[RequestT],
 ) -> Callable[[Callable[[RequestT], BaseModel]], Callable[[dict[str, Any], Any], dict[str, Any]]]:
@@ -104,26 +122,15 @@ def step(
         def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             started = time.monotonic()
             request = parse(model, event)
-            session = getattr(request, "session", None)
-            keys = {
-                "turn_id": request.turn_id,
-                "session_key": request.session_key,
-                "session_id": getattr(session, "session_id", None),
-                "state": request.state,
-            }
-            logger.thread_safe_append_keys(**keys)
-            if request.retry:
-                measure(request.state, Retries=1)
-            try:
-                with located(request.state):
-                    result = function(request).model_dump(mode="json")
-                logger.info("step done", seconds=round(time.monotonic() - started, 3))
-            except StepgramError as error:
-                seconds = round(time.monotonic() - started, 3)
-                logger.warning("step failed", error=type(error).__name__, cause=str(error), seconds=seconds)
-                raise
-            finally:
-                logger.thread_safe_clear_keys()
+            with working(request):
+                try:
+                    with located(request.state):
+                        result = function(request).model_dump(mode="json")
+                    logger.info("step done", seconds=round(time.monotonic() - started, 3))
+                except StepgramError as error:
+                    seconds = round(time.monotonic() - started, 3)
+                    logger.warning("step failed", error=type(error).__name__, cause=str(error), seconds=seconds)
+                    raise
             return result
 
         return handler

@@ -20,7 +20,6 @@ from functions.common.approvals import (
 )
 from functions.common.envelope import Button, Chat, User, rerun_turn
 from functions.common.errors import BadInput, TelegramRefused
-from functions.common.lock_table import LockTable
 from functions.common.observability import logger
 from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
@@ -59,18 +58,15 @@ def _decide(
 ) -> tuple[str, dict[str, object]]:
     """Decide on the tool call that waits; returns the text that says what holds, and its values."""
     choice, turn, number = asked
-    dynamodb, step_functions = aws.dynamodb(), aws.step_functions()
-    approvals = ApprovalTable(settings.table, dynamodb, step_functions)
-    lock, _ = LockTable(settings.table, dynamodb, step_functions).read(request.session_key)
-    waits = lock.approval if lock.approval and (lock.approval.turn_id, lock.approval.number) == (turn, number) else None
+    approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
+    waits = approvals.opened(request.session_key, turn, number)
     if waits is None and approvals.decided(request.session_key, turn, number) is None:
         return "button_gone", {}
     if waits is not None and not may_decide(settings.approvers, user.id, waits):
         return "not_yours", {}
-    table = SessionTable(settings.table, dynamodb, settings.session_ttl_days)
-    pointer = table.pointer(request.session_key)
+    table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+    pointer, preferences = table.session(request.session_key)
     if waits is not None and choice == "always" and pointer is not None:
-        preferences = table.preferences(request.session_key)
         table.prefer(request.session_key, preferences.allow(waits.tool, pointer.session_id))
     question = Question(request.session_key, turn, number, chat)
     held = settle(approvals, table, bot, question, Decision(choice=choice, by=user.name), request.language)

@@ -17,7 +17,7 @@ def status(request: Request) -> None:
     """Session, version, model, the queue, and the last execution with its place in the console."""
     settings = IntakeSettings.load()
     table = _table(settings)
-    pointer, chosen = table.pointer(request.session_key), table.preferences(request.session_key)
+    pointer, chosen = table.session(request.session_key)
     lock, _ = LockTable(settings.table, aws.dynamodb(), aws.step_functions()).read(request.session_key)
     last = lock.owner.turn_id if lock.owner else ""
     if not last and pointer is not None and pointer.manifest is not None:

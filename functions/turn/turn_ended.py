@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.errors import BadInput, BudgetSpent
-from functions.common.observability import logger, measure, parse
+from functions.common.observability import StepRequest, logger, measure, parse, working
 from functions.intake.stop_turn import STOPPED_BY_USER
 from functions.turn import release_lock, report_failure
 from functions.turn.report_failure import FailedTurn
@@ -58,13 +58,10 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     keys = {"turn_id": detail.name, "session_key": key, "state": "TurnEnded"}
     result = release_lock.handler({**keys, "execution": {"RedriveCount": redrives}}, context)
     if redrives == execution.get("redriveCount", 0):
-        logger.thread_safe_append_keys(**keys)
-        try:
-            count(execution)
-        finally:
-            logger.thread_safe_clear_keys()
         if detail.status != "SUCCEEDED":
             report(keys, execution, redrives)
+        with working(StepRequest(**keys)):
+            count(execution)
     return result
 
 

@@ -28,12 +28,10 @@ from stepgram.commands.shared import (
 from stepgram.executions import (
     UNANSWERED,
     ExecutionDetail,
-    State,
     Turns,
     Wanted,
-    attempts_of,
     detail,
-    history,
+    follow,
     present_state,
 )
 from stepgram.explain import explain
@@ -153,27 +151,14 @@ def _watch_all(stack: Stack, chat: int | None, as_json: bool) -> None:
 
 def _watch_one(stack: Stack, name: str, as_json: bool) -> None:
     step_functions, arn = stack.client("stepfunctions"), stack.execution_arn(name)
-    told = 0
-
-    def tell(states: list[State]) -> None:
-        nonlocal told
-        for state in states[told:]:
+    for left, states in follow(step_functions, arn, WATCH_SECONDS):
+        for state in (state for state in left if state.attempt == states[-1].attempt):
             if as_json:
                 document = {"name": state.name, "status": state.status, "seconds": state.seconds, "error": state.error}
                 click.echo(json.dumps(document))
             else:
                 print_state(state)
-        told = max(told, len(states))
-
-    while True:
-        described = step_functions.describe_execution(executionArn=arn)
-        attempt = attempts_of(history(step_functions, arn), described["startDate"])[-1]
-        if described["status"] != "RUNNING":
-            break
-        tell([state for state in attempt if state.status != "running"])
-        time.sleep(WATCH_SECONDS)
-    tell(detail(step_functions, arn).states)
-    if described["status"] != "SUCCEEDED":
+    if step_functions.describe_execution(executionArn=arn)["status"] != "SUCCEEDED":
         sys.exit(1)
 
 

@@ -51,6 +51,7 @@ def app(stack: Stack, token: str) -> Flask:
     application.json.sort_keys = False  # type: ignore[attr-defined]
     step_functions = stack.client("stepfunctions")
     turns = Turns(step_functions, stack.outputs["TurnArn"])
+    definitions: dict[str, str] = {}  # Step Functions gives one a second; a page that looks again asks for none
 
     @application.url_value_preprocessor
     def only_with_token(endpoint: str | None, values: dict[str, Any] | None) -> None:
@@ -103,10 +104,14 @@ def app(stack: Stack, token: str) -> Flask:
 
     @application.get("/<token>/api/turns/<name>")
     def turn(name: str) -> dict[str, Any]:
-        found = detail(step_functions, stack.execution_arn(name))
+        found = detail(step_functions, stack.execution_arn(name), definitions.get(name))
+        definitions[name] = found.definition
         explanation = explain(stack, found)
-        shown = {"definition": found.definition, "explanation": asdict(explanation) if explanation else None}
-        return {**found.document(), **shown, "rerun": found.status != "RUNNING"}
+        return {
+            **found.document(),
+            "definition": found.definition,
+            "explanation": asdict(explanation) if explanation else None,
+        }
 
     @application.get("/<token>/api/turns/<name>/events")
     def events(name: str) -> list[dict[str, Any]]:

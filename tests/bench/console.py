@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from datetime import UTC, datetime, timedelta
 
 import requests
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from docs.pictures import chromium
 from stepgram.console.server import serve
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.stack import Stack
@@ -47,8 +47,7 @@ def lists(stack: EmbeddedStack, runs: int) -> list[Figure]:
     answers = _answers(opened, runs)
     server, address = serve(opened)
     first, every, longest = [], [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with chromium() as browser:
         for _ in range(max(1, runs // 4)):
             page = browser.new_page()
             page.add_init_script(f"({LONG_TASKS})()")
@@ -59,7 +58,6 @@ def lists(stack: EmbeddedStack, runs: int) -> list[Figure]:
             every.append(_all(page))
             longest.append(float(page.evaluate("window.longest")))
             page.close()
-        browser.close()
     server.stop()
     return [
         *answers,

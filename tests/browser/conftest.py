@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from docs.pictures import chromium
 from stepgram.console.server import serve
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.stack import Stack
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 SCREENSHOTS = os.environ.get("STEPGRAM_SCREENSHOTS")
 """A folder that gets the screenshots, to look at them."""
 
@@ -28,13 +26,9 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, headless. For one module only: while it is open, its event loop runs in this thread."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path is not None, "the browser tests need Chromium (Debian: apt-get install chromium)"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
+    """For one module only: while it is open, its event loop runs in this thread."""
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture

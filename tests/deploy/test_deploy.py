@@ -21,7 +21,7 @@ import pytest
 import requests
 from samtranslator.yaml_helper import yaml_parse
 
-from stepgram.executions import list_executions
+from stepgram.executions import Turns, Wanted
 from tests.conftest import ROOT
 
 HERE = Path(__file__).parent
@@ -160,7 +160,7 @@ def test_every_resource_is_created(built: Path, emulator: str, monkeypatch: pyte
         "AWS::SNS::Topic",
         "AWS::StepFunctions::StateMachine",
     }
-    assert list_executions(session.client("stepfunctions"), machine, None, None, 5) == []
+    assert list(Turns(session.client("stepfunctions"), machine).rows(Wanted(), 5)) == []
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

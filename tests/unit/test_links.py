@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import pytest
-
 from functions.common.links import TRACE, Links, links
 from functions.common.settings import use_environment
 
@@ -20,9 +18,8 @@ def made(environment: dict[str, str]) -> Links:
         use_environment(None)
 
 
-def test_on_aws_they_are_addresses_in_the_console(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TRACE, "Root=1-65a-b;Parent=c;Sampled=1")
-    found = made(AWS)
+def test_on_aws_they_are_addresses_in_the_console() -> None:
+    found = made({**AWS, TRACE: "Root=1-65a-b;Parent=c;Sampled=1"})
     query = unquote(unquote(urlsplit(found.logs).fragment.replace("$", "%"))).replace("*", "%")
 
     assert found.trace.endswith("#xray:traces/1-65a-b")
@@ -32,9 +29,7 @@ def test_on_aws_they_are_addresses_in_the_console(monkeypatch: pytest.MonkeyPatc
     assert all(urlsplit(link).netloc == "eu-west-1.console.aws.amazon.com" for link in vars(found).values())
 
 
-def test_without_a_trace_there_is_no_link_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(TRACE, raising=False)
-
+def test_without_a_trace_there_is_no_link_to_one() -> None:
     assert made(AWS).trace == ""
 
 
