@@ -102,23 +102,27 @@ def bucket(stack: EmbeddedStack) -> Bucket:
 
 
 class Faults:
-    """Makes chosen invocations fail: by function, for one chat, so many times."""
+    """Makes chosen invocations fail: by the state that calls, for one chat, so many times.
+
+    The Progress function, which no state calls, is named `Progress`.
+    """
 
     def __init__(self) -> None:
         self._planned: list[tuple[str, str, Callable[[], Answer], bool]] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
-    def fail(self, function: str, chat: int, error: str, times: int = 1, after: bool = False) -> None:
-        """The next `times` calls of `function` for `chat` raise `error`, before or `after` the work is done."""
-        plan = (function, f"{chat}:", lambda: failure(error, "injected by a test"), after)
+    def fail(self, state: str, chat: int, error: str, times: int = 1, after: bool = False) -> None:
+        """The next `times` calls by `state` for `chat` raise `error`, before or `after` the work is done."""
+        plan = (state, f"{chat}:", lambda: failure(error, "injected by a test"), after)
         self._planned.extend([plan] * times)
 
     def around(self, spec: FunctionSpec, event: dict[str, Any], run: Invoker) -> Answer:
         key = str(event.get("session_key", ""))
-        self.calls.append((spec.logical_id, event))
+        caller = "Progress" if spec.logical_id == "ProgressFunction" else str(event.get("state"))
+        self.calls.append((caller, event))
         for plan in self._planned:
-            function, prefix, answer, after = plan
-            if function == spec.logical_id and key.startswith(prefix):
+            state, prefix, answer, after = plan
+            if state == caller and key.startswith(prefix):
                 self._planned.remove(plan)
                 if after:
                     run(spec, event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -18,6 +19,17 @@ PLATFORM = {
     "Lambda.SdkClientException",
     "Lambda.ClientExecutionTimeoutException",
 }
+AWS = "AwsUnavailable"
+
+ONCE = ("TurnFailed", "TellFailure", "RunInBackground")
+"""States that are not tried again for long: what TurnFailed raises is another state's error, for the others somebody
+waits."""
+
+SHARED = ("ApprovalTimedOut", "ReleaseFailedLock")
+"""States that share the code of AskApproval and ReleaseLock."""
+
+BOTO3 = re.compile(r"ClientError|BotoCoreError|.*(Timeout|Connection|Endpoint)Error")
+"""Names that boto3's errors have: they differ from service to service, so no definition may match them."""
 
 
 def snake(name: str) -> str:
@@ -59,17 +71,20 @@ def problems(path: Path, template: dict[str, Any]) -> list[str]:
 def _lambda_problems(name: str, state: dict[str, Any], template: dict[str, Any]) -> list[str]:
     found = []
     retried = {error for rule in state.get("Retry", []) for error in rule["ErrorEquals"]}
-    if not retried >= PLATFORM:
-        found.append(f"{name}: platform errors are not retried: {sorted(PLATFORM - retried)}")
+    if name not in ONCE and not retried >= {*PLATFORM, AWS}:
+        found.append(f"{name}: platform errors are not retried: {sorted({*PLATFORM, AWS} - retried)}")
+    found += [f"{name}: {error} is a name of boto3's" for error in sorted(retried) if BOTO3.fullmatch(error)]
     logical_id = state["Parameters"]["FunctionName"].strip("${}").removesuffix("Arn")
     properties = template["Resources"][logical_id]["Properties"]
     if "Handler" not in properties:
         return found
-    module = properties["Handler"].rsplit(".", 1)[0]
-    if module.startswith("functions.turn.") and logical_id == f"{name}Function" and not module.endswith(snake(name)):
-        found.append(f"{name}: its code is in {module}, not in {snake(name)}")
-    if not (ROOT / (module.replace(".", "/") + ".py")).is_file():
-        found.append(f"{name}: {module} does not exist")
+    module = importlib.import_module(properties["Handler"].rsplit(".", 1)[0])
+    code = module.STATES.get(name)
+    if code is None:
+        return [*found, f"{name}: {module.__name__} does not know it"]
+    where = code.__module__.rsplit(".", 1)[1]
+    if name not in SHARED and where != snake(name):
+        found.append(f"{name}: its code is in {where}, not in {snake(name)}")
     return found
 
 

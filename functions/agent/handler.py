@@ -78,7 +78,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Run the agent once for this turn; a result it already has is returned as it is."""
     request = parse(Request, event)
     settings = AgentSettings.load().choosing(request.session.model)
-    with working(request), located(request.state):
+    with working(request), located(request.state), aws.translated():
         request.lock.check(redrive_count(request.execution))
         return run_once(request, settings, context.get_remaining_time_in_millis() / 1000).model_dump(mode="json")
 

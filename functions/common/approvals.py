@@ -18,24 +18,16 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict
 
 from functions.common import aws
-from functions.common.delivery import QUESTION
 from functions.common.envelope import Chat
-from functions.common.errors import LockLost, TelegramRefused
+from functions.common.errors import LockLost
 from functions.common.lock import Approval
 from functions.common.lock_table import DEAD_TOKEN, LockTable
-from functions.common.observability import logger
-from functions.common.sessions import SessionTable
-from functions.common.telegram import BotApi
-from functions.common.texts import say
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_stepfunctions import SFNClient
 
 Choice = Literal["allow", "always", "deny", "stop", "timeout"]
-DONE = "done"
-"""The data of a button that only shows what was decided."""
-
 BUTTONS: tuple[Choice, ...] = ("allow", "always", "deny")
 
 
@@ -172,36 +164,6 @@ class ApprovalTable:
         except ClientError as error:
             if error.response["Error"]["Code"] not in DEAD_TOKEN:
                 raise
-
-
-def settle(
-    approvals: ApprovalTable,
-    table: SessionTable,
-    bot: BotApi,
-    question: Question,
-    decision: Decision,
-    language: str,
-) -> Decision:
-    """Carry a decision out, once: note it, wake the turn, let the question show it. Returns the one that holds.
-
-    A press that died half way is made good by the next: each step does nothing when it was done. The token is read
-    after the decision was written, and `ask` reads decisions after it wrote its token: one of the two meets the other.
-    """
-    held = approvals.decide(question.session_key, question.turn_id, question.number, decision)
-    opened = approvals.opened(question.session_key, question.turn_id, question.number)
-    if opened is not None:
-        approvals.answer(opened.token, held)
-    message = table.turn(question.session_key, question.turn_id).delivered.get(f"{QUESTION}{question.number}")
-    if message is not None:
-        verdict = {"text": say(f"approved_{held.choice}", language, by=held.by), "callback_data": DONE}
-        shown = {"chat_id": question.chat.id, "message_id": message, "reply_markup": {"inline_keyboard": [[verdict]]}}
-        try:
-            bot.call("editMessageReplyMarkup", shown)
-        except TelegramRefused as error:
-            logger.info("the question does not show the decision", cause=str(error))
-    if opened is not None:
-        approvals.close(question.session_key, opened)
-    return held
 
 
 def _turn_key(session_key: str, turn_id: str) -> dict[str, Any]:

@@ -1,16 +1,35 @@
-"""AWS clients, one per service and environment, made on first use and shared by threads."""
+"""AWS clients, made on first use and shared by threads; and the one place where AWS's errors get names of ours.
+
+boto3 raises modelled errors by classes of their own and others as `ClientError`, and those class names would be what
+Retry and Catch see. `translated` makes them `AwsUnavailable`, which may heal, or `ConfigurationError`, which names the
+action and the resource. What is neither (a request that is malformed) keeps its name: it is a bug.
+Sources: Common Errors of each service's API reference; https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html,
+TransactionCanceledException; https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+)
+from botocore.model import OperationModel
 
-from functions.common.settings import AwsSettings
+from functions.common.errors import AwsUnavailable, ConfigurationError, StepgramError
+from functions.common.settings import AwsSettings, own_environment
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -24,6 +43,37 @@ if TYPE_CHECKING:
 
     from functions.common.access import Credentials
 
+READ_SECONDS = 20
+WHOLE_INTAKE_SECONDS = 27
+"""How long the webhook waits for the Intake: longer than that may take, less than the HTTP API's 30 seconds."""
+
+PASSING = ("Throttl", "TooManyRequests", "LimitExceeded", "SlowDown", "ThroughputExceeded", "InProgress", "Timeout",
+           "Unavailable", "InternalServer", "InternalError", "InternalFailure", "KMSInternal", "TransactionConflict",
+           "ConditionalRequestConflict", "OperationAborted", "ReplicatedWriteConflict")  # fmt: skip
+"""Parts of the codes of what may heal by itself: throttling, conflicts, faults of the service."""
+
+REFUSED = ("AccessDenied", "Unauthorized", "NotAuthorized", "UnrecognizedClient", "InvalidClientTokenId",
+           "SignatureDoesNotMatch", "ExpiredToken", "ResourceNotFound", "NoSuchBucket", "DoesNotExist",
+           "NotFoundException", "DisabledException", "KMSInvalidState")  # fmt: skip
+"""Parts of the codes of what somebody must set right: a permission, a resource."""
+
+NETWORK = (HTTPClientError, ConnectionError, IncompleteReadError)
+NO_KEYS = (NoCredentialsError, CredentialRetrievalError)
+
+CALLED = "Called"
+"""Where an error's response says which action was called on which resource."""
+
+RESOURCES = ("TableName", "Bucket", "SecretId", "KeyId", "FunctionName", "stateMachineArn", "executionArn", "RoleArn",
+             "TranscriptionJobName")  # fmt: skip
+"""Parameters that name the resource of a call."""
+
+ACTIONS = {
+    "lambda:Invoke": "lambda:InvokeFunction",
+    "s3:HeadObject": "s3:GetObject",
+    "s3:ListObjectsV2": "s3:ListBucket",
+}
+"""IAM's names of actions that are not called as the operation is."""
+
 _making = threading.Lock()
 
 
@@ -33,31 +83,89 @@ def _session() -> boto3.session.Session:
 
 
 @lru_cache(maxsize=64)
-def _client(service: str, settings: AwsSettings, attempts: int = 3) -> Any:
-    own = (
-        {"aws_access_key_id": settings.access_key or "local", "aws_secret_access_key": "local"}
-        if settings.endpoint
-        else {}
-    )
-    return _made(service, settings, own, attempts)
+def _client(service: str, settings: AwsSettings, attempts: int = 3, read_seconds: int = READ_SECONDS) -> Any:
+    return _made(service, settings, _keys(), attempts, read_seconds)
 
 
-def _made(service: str, settings: AwsSettings, keys: dict[str, Any], attempts: int = 3) -> Any:
+def _keys() -> dict[str, str]:
+    """None: AWS's own way finds them. Functions that share a process have keys of their own (`settings.py`)."""
+    own = own_environment()
+    if own is None:
+        return {}
+    return {
+        "aws_access_key_id": own.get("AWS_ACCESS_KEY_ID", ""),
+        "aws_secret_access_key": own.get("AWS_SECRET_ACCESS_KEY", ""),
+    }
+
+
+def _made(
+    service: str, settings: AwsSettings, keys: dict[str, Any], attempts: int = 3, read_seconds: int = READ_SECONDS
+) -> Any:
     config = Config(
         connect_timeout=3,
-        read_timeout=20,
+        read_timeout=read_seconds,
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=20,
         inject_host_prefix=settings.endpoint is None,
     )
     with _making:
-        return _session().client(
+        client = _session().client(
             service,  # type: ignore[call-overload]
             region_name=settings.region,
             endpoint_url=settings.endpoint,
             config=config,
             **keys,
         )
+    client.meta.events.register("before-parameter-build", _note_resource)
+    client.meta.events.register("after-call", _note_call)
+    return client
+
+
+def _note_resource(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    found = [str(params[name]) for name in RESOURCES if name in params]
+    context["resource"] = "/".join(
+        found + ([str(params["Key"])] if found and isinstance(params.get("Key"), str) else [])
+    )
+
+
+def _note_call(parsed: dict[str, Any], model: OperationModel, context: dict[str, Any], **_: Any) -> None:
+    action = f"{model.service_model.signing_name}:{model.name}"
+    parsed[CALLED] = f"{ACTIONS.get(action, action)} on {context.get('resource') or 'a resource it did not name'}"
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise AWS's errors under names of ours: AwsUnavailable, ConfigurationError; others stay as they are."""
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        ours = named(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def named(error: ClientError | BotoCoreError) -> StepgramError | None:
+    """The error under a name of ours; None for what is a bug."""
+    if isinstance(error, ClientError):
+        return _named_answer(error.response)
+    if isinstance(error, NETWORK):
+        return AwsUnavailable(f"{type(error).__name__}: {error}")
+    return ConfigurationError(str(error)) if isinstance(error, NO_KEYS) else None
+
+
+def _named_answer(response: Any) -> StepgramError | None:
+    code, status = str(response["Error"]["Code"]), int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    said = f"{response.get(CALLED, 'a call')}: {code}: {response['Error'].get('Message', '')}"
+    reasons = {str(reason.get("Code")) for reason in response.get("CancellationReasons", [])} - {"None"}
+    if reasons:
+        passing = all(any(part in reason for part in PASSING) for reason in reasons)
+        return AwsUnavailable(f"{said} ({', '.join(sorted(reasons))})") if passing else None
+    if any(part in code for part in REFUSED) or status in (401, 403):
+        return ConfigurationError(said)
+    if any(part in code for part in PASSING) or status >= 500 or status == 429:
+        return AwsUnavailable(said)
+    return None
 
 
 def refused_item(error: ClientError) -> dict[str, Any]:
@@ -110,6 +218,12 @@ def lambda_() -> LambdaClient:
 def step_functions() -> SFNClient:
     """The Step Functions client."""
     client: SFNClient = _client("stepfunctions", AwsSettings.load())
+    return client
+
+
+def whole_intake() -> SFNClient:
+    """The Step Functions client for StartSyncExecution: one attempt, since a second one would be another execution."""
+    client: SFNClient = _client("stepfunctions", AwsSettings.load(), attempts=1, read_seconds=WHOLE_INTAKE_SECONDS)
     return client
 
 

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from functions.common.errors import ConfigurationError
 
 PATH = Path(__file__).parent / "commands.toml"
+IN_BACKGROUND = ("debug", "fork")
+"""Commands that may take longer than Telegram waits for an answer: they read and copy all of a conversation."""
+
 NAME = r"^[a-z0-9_]{1,32}$"
 """What a command may be called (Bot API, BotCommand)."""
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Route = Literal["message", "album", "command", "button", "stop", "membership", "refused", "ignored"]
+Route = Literal["message", "album", "command", "background", "button", "stop", "membership", "refused", "ignored"]
 Reason = Literal[
     "not_allowed", "unsupported", "file_too_large", "too_fast", "general_topic", "not_for_us", "nothing_to_do"
 ]

@@ -1,8 +1,9 @@
 """The errors of a turn. A class name is what Retry and Catch in `statemachine/turn.asl.json` match.
 
     StepgramError
-    ├── ConfigurationError       a setting or secret is missing             ends the turn (Catch)
-    ├── BadInput                 an update or payload is malformed          webhook answers 400; ends the turn
+    ├── ConfigurationError       a setting, permission, resource is missing ends the turn (Catch)
+    ├── BadInput                 an update or payload is malformed          webhook logs it; ends the turn
+    ├── AwsUnavailable           AWS is busy, conflicts or does not answer  Retry 6 times, backoff 2, full jitter
     ├── ModelError
     │   ├── ModelThrottled       429, 503, 529: the model is busy           Retry 6 times, backoff 2, full jitter
     │   ├── ModelUnavailable     other 5xx, no answer                       Retry 4 times
@@ -38,20 +39,19 @@ PLATFORM = {
     "States.Timeout": "The state ran out of time: read its function's log, then rerun.",
     "States.Runtime": "The definition met data it cannot read, which is a bug: report it with the state's input.",
     "States.DataLimitExceeded": "A state's data grew beyond 256 KiB, which is a bug: report it with the state's input.",
+    "States.TaskFailed": "An AWS service refused the state's call: its error says why; mend that, then rerun.",
     "States.Permissions": "The state machine's role lacks a permission: deploy the template as it is, then rerun.",
     "Lambda.TooManyRequestsException": "Lambda's concurrency is used up: raise the account's quota, then rerun.",
     "Lambda.ServiceException": "Lambda failed for minutes: look at the AWS Health Dashboard, then rerun.",
     "Lambda.AWSLambdaException": "Lambda refused the call: see that the function exists, then rerun.",
     "Lambda.SdkClientException": "Step Functions could not reach Lambda: look at the AWS Health Dashboard, then rerun.",
     "Lambda.ClientExecutionTimeoutException": "Lambda did not answer Step Functions in time: rerun.",
+    "Runtime.OutOfMemory": "The function needed more memory than it has: raise it (AgentMemory), then rerun.",
+    "Lambda.*": "Lambda could not start the function for minutes, as it slept or changed: see its state, then rerun.",
     "Lambda.Unknown": "The function died without a word, mostly for want of memory: read its log, then rerun.",
     "Runtime.ExitError": "The function's process ended: read its log, add memory if it was killed, then rerun.",
     "Sandbox.Timedout": "The function ran out of its own time: read its log, then rerun.",
     "DynamoDB.*": "DynamoDB failed or refused the session's item: look at the table and its throttles, then rerun.",
-    "ClientError": "An AWS service refused a call, mostly for a permission: deploy the template, then rerun.",
-    "ConnectTimeoutError": "An AWS service could not be reached: look at the AWS Health Dashboard, then rerun.",
-    "ReadTimeoutError": "An AWS service did not answer in time: look at the AWS Health Dashboard, then rerun.",
-    "EndpointConnectionError": "An AWS service could not be reached: look at the AWS Health Dashboard, then rerun.",
     "ABORTED": "Somebody stopped the execution. Rerun it if its message still wants an answer.",
     "TIMED_OUT": "The execution ran out of time: look at the state it was in, then rerun.",
     "StoppedByOperator": "An operator stopped it. Rerun it if its message still wants an answer.",
@@ -69,9 +69,9 @@ class StepgramError(Exception):
 
 
 class ConfigurationError(StepgramError):
-    """A setting or a secret is missing or malformed; the message names it."""
+    """A setting, a secret, a permission or a resource is missing or malformed; the message names it."""
 
-    remedy = "Set what the cause names (`docs/configuration.md`), deploy, then rerun."
+    remedy = "Set what the cause names (`docs/configuration.md`), or deploy the template as it is, then rerun."
 
 
 class BadInput(StepgramError):
@@ -81,6 +81,12 @@ class BadInput(StepgramError):
         "The cause names the field. An update of Telegram that looks like this is a bug: report it with the "
         "execution's input."
     )
+
+
+class AwsUnavailable(StepgramError):
+    """AWS throttled a call, met a conflict, failed or could not be reached: a later try may succeed."""
+
+    remedy = "It was retried for a minute: look at the service's throttles and the AWS Health Dashboard, then rerun."
 
 
 class ModelError(StepgramError):

@@ -18,6 +18,7 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from functions.common.aws import translated
 from functions.common.errors import BadInput, StepgramError, located
 from functions.common.settings import MetricSettings
 
@@ -40,6 +41,8 @@ METRICS = {
     "Retries": ("Count", "tries of a state after its first, by `state`"),
     "Undeliverable": ("Count", "answers that Telegram refused: blocked bots, chats that are gone"),
     "BudgetRefusals": ("Count", "messages refused because a budget was spent"),
+    "UpdatesNotUnderstood": ("Count", "updates with the right secret that are none: answered 200, since they stay so"),
+    "NotCarriedOut": ("Count", "commands, buttons and stops that failed; the chat was told"),
     "ProgressFailures": ("Count", "signs of life that Telegram did not take"),
 }
 """Every metric: its unit (CloudWatch's own words) and what it measures."""
@@ -124,7 +127,7 @@ def step(
             request = parse(model, event)
             with working(request):
                 try:
-                    with located(request.state):
+                    with located(request.state), translated():
                         result = function(request).model_dump(mode="json")
                     logger.info("step done", seconds=round(time.monotonic() - started, 3))
                 except StepgramError as error:

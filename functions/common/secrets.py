@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.common import aws
 from functions.common.errors import ConfigurationError
@@ -19,11 +20,13 @@ def _provider(client: object) -> SecretsProvider:
 
 
 def secret(secret_id: str) -> str:
-    """The value of a secret. Raises ConfigurationError when it is absent, unreadable or empty."""
+    """The value of a secret. Raises AwsUnavailable, and ConfigurationError when it is absent, unreadable or empty."""
     try:
         value = _provider(aws.secrets_manager()).get(secret_id, max_age=MAX_AGE_SECONDS)
     except GetParameterError as error:
-        raise ConfigurationError(f"secret {secret_id} cannot be read: {error}") from error
+        cause = error.__context__
+        ours = aws.named(cause) if isinstance(cause, ClientError | BotoCoreError) else None
+        raise ours or ConfigurationError(f"secret {secret_id} cannot be read: {error}") from error
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(f"secret {secret_id} is empty")
     return value

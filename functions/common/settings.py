@@ -25,6 +25,11 @@ def environment() -> Mapping[str, str]:
     return os.environ if own is None else own
 
 
+def own_environment() -> Mapping[str, str] | None:
+    """The environment a function was given that shares its process with others; None for the process's own."""
+    return _environment.get()
+
+
 def use_environment(values: Mapping[str, str] | None) -> None:
     """Give the present context an environment of its own (None: the process's)."""
     _environment.set(values)
@@ -58,6 +63,7 @@ class AwsSettings(Settings):
     region: str = Field(alias="AWS_REGION", description="AWS region")
     endpoint: str | None = Field(None, alias="AWS_ENDPOINT_URL", description="AWS endpoint; only off AWS")
     access_key: str | None = Field(None, alias="AWS_ACCESS_KEY_ID", exclude=True)
+    """Tells the clients of functions apart that share a process."""
 
 
 class MetricSettings(Settings):

@@ -258,6 +258,10 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "en": "This button no longer works.",
         "zh": "此按钮已失效。",
     },
+    "not_carried_out": {
+        "en": "That did not work ({error}). Try again in a moment.",
+        "zh": "操作没有成功（{error}）。请稍后再试。",
+    },
     "failed": {
         "en": "Something went wrong and your message was not answered ({error}). "
         "It is kept and can be run again; its name is {turn}.",

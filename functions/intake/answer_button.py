@@ -9,14 +9,12 @@ from botocore.exceptions import ClientError
 
 from functions.common import aws
 from functions.common.approvals import (
-    DONE,
     ApprovalTable,
     Choice,
     Decision,
     Question,
     button_question,
     may_decide,
-    settle,
 )
 from functions.common.envelope import Button, Chat, User, rerun_turn
 from functions.common.errors import BadInput, TelegramRefused
@@ -24,6 +22,7 @@ from functions.common.observability import logger
 from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
 from functions.common.telegram import BotApi, bot_api
+from functions.common.verdict import DONE, settle
 from functions.intake.request import Outcome, Request
 
 PART = "rerun"

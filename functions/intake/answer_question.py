@@ -6,13 +6,14 @@ Somebody who may not decide, and a message without text, just queue behind the t
 from __future__ import annotations
 
 from functions.common import aws
-from functions.common.approvals import ApprovalTable, Decision, Question, may_decide, settle
+from functions.common.approvals import ApprovalTable, Decision, Question, may_decide
 from functions.common.errors import BadInput
 from functions.common.lock import Announcement
 from functions.common.lock_table import LockTable
 from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
 from functions.common.telegram import bot_api
+from functions.common.verdict import settle
 from functions.intake.request import Outcome, Request
 
 PART = "answer"

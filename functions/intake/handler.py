@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from functions.common.errors import BadInput
 from functions.common.observability import step
-from functions.intake import answer_button, answer_question, join_album, join_group, refuse, run_command, stop_turn
+from functions.intake import (
+    answer_button,
+    answer_question,
+    join_album,
+    join_group,
+    refuse,
+    run_command,
+    run_in_background,
+    stop_turn,
+    tell_failure,
+)
 from functions.intake.request import Outcome, Request
 
 STATES = {
     "JoinAlbum": join_album.run,
     "JoinGroup": join_group.run,
     "RunCommand": run_command.run,
+    "RunInBackground": run_in_background.run,
     "AnswerButton": answer_button.run,
     "AnswerQuestion": answer_question.run,
     "StopTurn": stop_turn.run,
     "Refuse": refuse.run,
+    "TellFailure": tell_failure.run,
 }
 
 
 @step(Request)
 def handler(request: Request) -> Outcome:
     """Run the module of the state that calls."""
+    if request.state not in STATES:
+        raise BadInput(f"state: {request.state!r} is none of {', '.join(STATES)}")
     return STATES[request.state](request)

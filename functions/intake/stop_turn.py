@@ -9,12 +9,13 @@ from __future__ import annotations
 from botocore.exceptions import ClientError
 
 from functions.common import aws
-from functions.common.approvals import ApprovalTable, Decision, Question, settle
+from functions.common.approvals import ApprovalTable, Decision, Question
 from functions.common.lock_table import LockTable
 from functions.common.progress import ProgressTable, draft_id
 from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
 from functions.common.telegram import bot_api
+from functions.common.verdict import settle
 from functions.intake.request import Outcome, Request, tell
 
 STOPPED_BY_USER = "StoppedByUser"

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from telegramify_markdown import utf16_len
 
 from functions.common import aws
-from functions.common.approvals import BUTTONS, ApprovalTable, Decision, Question, button_data, settle
+from functions.common.approvals import BUTTONS, ApprovalTable, Decision, Question, button_data
 from functions.common.delivery import QUESTION, Delivery
 from functions.common.envelope import Chat, User
 from functions.common.errors import BadInput, TelegramRefused
@@ -27,6 +27,7 @@ from functions.common.settings import ApprovalSettings
 from functions.common.snapshots import RunResult, Snapshots, ToolCall
 from functions.common.telegram import bot_api
 from functions.common.texts import say
+from functions.common.verdict import settle
 
 SHOWN_UNITS = 3000
 """UTF-16 units of a call that are shown in the message; a longer one goes along whole as a document."""

@@ -51,7 +51,12 @@ def session_key(turn_id: str) -> str:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Release what the ended attempt of the turn held, and report a failure that nobody reported."""
-    detail = parse(Event, event).detail
+    with aws.translated():
+        return look_after(parse(Event, event).detail, context)
+
+
+def look_after(detail: StatusChange, context: Any) -> dict[str, Any]:
+    """Release, report and measure one turn that ended."""
     key = session_key(detail.name)
     execution = dict(aws.step_functions().describe_execution(executionArn=detail.executionArn))
     redrives = ended_redrive(execution, detail.stopDate)

@@ -2,9 +2,9 @@
 
 Telegram delivers an update again until it gets a 2xx, so its redelivery is the queue in front of us:
 
-    200  the message is durable (the Turn exists), or it needs nothing more
+    200  the message is durable (the Turn exists), or it needs nothing more; also what is not an Update, since Telegram
+         would deliver it again for a day and it would not be one then either: it is logged and counted
     401  the secret is wrong or missing
-    400  the body is not an Update
     5xx  anything else; Telegram comes again
 """
 
@@ -16,21 +16,23 @@ import hmac
 import json
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from functions.common import aws
 from functions.common.admission import Admission
 from functions.common.envelope import Envelope
-from functions.common.errors import BadInput, ConfigurationError
-from functions.common.observability import logger
+from functions.common.errors import AwsUnavailable, BadInput, ConfigurationError, StepgramError
+from functions.common.observability import logger, measure
 from functions.common.secrets import secret
 from functions.common.settings import WebhookSettings
 from functions.webhook.normalise import Rules, normalise
 from functions.webhook.update import Update
 
-COUNTED = ("message", "album", "command")
+COUNTED = ("message", "album", "command", "background")
 """Routes that count against what a user may send in a minute; a button or a stop always goes through."""
+
+NOT_CARRIED_OUT = "failed"
+"""The Intake's outcome when what was asked for failed and the chat was told."""
 
 SECRET_HEADER = "x-telegram-bot-api-secret-token"
 """Telegram sends the secret given to setWebhook in this header (Bot API, setWebhook)."""
@@ -41,7 +43,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     try:
         settings = WebhookSettings.load()
         expected = secret(settings.secret_id)
-    except ConfigurationError as error:
+    except (ConfigurationError, AwsUnavailable) as error:
         logger.error("the webhook is not configured", error=type(error).__name__, cause=str(error))
         return _answer(500, error="the webhook is not configured")
     given = event.get("headers", {}).get(SECRET_HEADER, "")
@@ -51,19 +53,22 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     try:
         update = read_update(event)
     except BadInput as error:
-        logger.warning("not an Update", cause=str(error))
-        return _answer(400, error=str(error))
+        logger.error("not an Update", cause=str(error))
+        measure(UpdatesNotUnderstood=1)
+        return _answer(200, outcome="not understood", error=str(error))
 
     try:
-        envelope = admitted(update, settings)
-        if envelope.route == "ignored":
-            return _answer(200, outcome="ignored")
-        execution = aws.step_functions().start_sync_execution(
-            stateMachineArn=settings.intake_arn,
-            input=envelope.model_dump_json(exclude_none=True),
-        )
-    except (ClientError, BotoCoreError) as error:
-        logger.error("the Intake did not start", update_id=update.update_id, cause=str(error))
+        with aws.translated():
+            envelope = admitted(update, settings)
+            if envelope.route == "ignored":
+                return _answer(200, outcome="ignored")
+            execution = aws.whole_intake().start_sync_execution(
+                stateMachineArn=settings.intake_arn,
+                input=envelope.model_dump_json(exclude_none=True),
+            )
+    except StepgramError as error:
+        name = type(error).__name__
+        logger.error("the Intake did not start", update_id=update.update_id, error=name, cause=str(error))
         return _answer(503, error="the Intake did not start")
     if execution["status"] != "SUCCEEDED":
         logger.error(
@@ -74,7 +79,11 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         )
         return _answer(502, error="the Intake failed")
     outcome = json.loads(execution["output"]).get("outcome")
-    logger.info("accepted", turn_id=envelope.turn_id, session_key=envelope.session_key, outcome=outcome)
+    if outcome == NOT_CARRIED_OUT:
+        logger.error("not carried out", turn_id=envelope.turn_id, session_key=envelope.session_key)
+        measure(NotCarriedOut=1)
+    else:
+        logger.info("accepted", turn_id=envelope.turn_id, session_key=envelope.session_key, outcome=outcome)
     return _answer(200, outcome=outcome, turn_id=envelope.turn_id)
 
 

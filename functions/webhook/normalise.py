@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from functions.common import envelope
-from functions.common.commands import configured
+from functions.common.commands import IN_BACKGROUND, configured
 from functions.common.envelope import Button, Command, Envelope, Membership, Reason, Route
 from functions.common.settings import WebhookSettings
 from functions.webhook.context import attachments, mentions, readable, without_mention
@@ -98,7 +98,7 @@ def _route(message: Message, command: Command | None, rules: Rules) -> tuple[Rou
     if not rules.allow(message.from_user, message.chat):
         return ("refused" if message.chat.type == "private" else "ignored"), "not_allowed"
     if command is not None and command.name not in configured().agent:
-        return ("stop" if command.name == "stop" else "command"), None
+        return "stop" if command.name == "stop" else "background" if command.name in IN_BACKGROUND else "command", None
     if message.chat.is_forum and not _thread(message):
         return "refused", "general_topic"
     if message.file is not None and message.file[1].file_size > DOWNLOAD_BYTES:

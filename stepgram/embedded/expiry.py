@@ -29,7 +29,7 @@ def expire(stack: EmbeddedStack) -> None:
         if int(item["ttl"].value) < time.time():
             key = {name: {"S": item[name].value} for name in ("pk", "sk")}
             dynamodb.delete_item(TableName=outputs["SessionTable"], Key=key)
-    days = int(stack.deployment.functions["stepgram-HydrateFunction"].environment["SESSION_DATA_DAYS"])
+    days = int(stack.deployment.functions["stepgram-TurnFunction"].environment["SESSION_DATA_DAYS"])
     for name, found in _objects(outputs["SessionBucket"]).items():
         if found.last_modified < utcnow() - timedelta(days=days):
             s3.delete_object(Bucket=outputs["SessionBucket"], Key=name)

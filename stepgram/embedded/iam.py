@@ -73,7 +73,12 @@ class Access:
         self._taken: dict[str, dict[str, Any]] = kept.get("taken", {})
         self._key: dict[str, str] | None = kept.get("key")
         self.functions: dict[str, list[Statement]] = {}
+        """What each function's policies say."""
+        self.acting: dict[str, str] = {}
+        """The ARN of each function's role."""
         self.roles: dict[str, list[Statement]] = {}
+        self.trusts: dict[str, list[str]] = {}
+        """Who may take each role, by the ARNs of theirs."""
 
     def save(self) -> None:
         """Write what the next run needs."""
@@ -115,7 +120,8 @@ class Access:
             service = wanted.action.partition(":")[0]
             if key not in self.functions and self._taken.get(key, {"expires": 0})["expires"] < time.time():
                 raise Denied(service, "ExpiredToken", "The provided token has expired.")
-            if not all(allows(statements, wanted) for statements in self._statements(key)):
+            trusted = wanted.action != "sts:AssumeRole" or self.acting.get(key) in self.trusts.get(wanted.resource, [])
+            if not trusted or not all(allows(statements, wanted) for statements in self._statements(key)):
                 message = f"User: {key} is not authorized to perform: {wanted.action} on resource: {wanted.resource}"
                 raise Denied(service, "AccessDenied" if service == "s3" else "AccessDeniedException", message, 403)
 
@@ -178,7 +184,10 @@ def actions(environ: Mapping[str, Any], body: bytes) -> Iterator[Wanted]:
 
 
 def _dynamodb(operation: str, document: dict[str, Any]) -> Iterator[Wanted]:
-    if "TransactItems" in document:
+    if "RequestItems" in document:
+        for table in document["RequestItems"]:
+            yield Wanted(f"dynamodb:{operation}", _table(table))
+    elif "TransactItems" in document:
         for item in document["TransactItems"]:
             for kind, given in item.items():
                 yield Wanted(f"dynamodb:{TRANSACTION[kind]}", _table(given["TableName"]))

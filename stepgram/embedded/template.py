@@ -121,7 +121,8 @@ def deploy(
     source = yaml_parse(path.read_text(encoding="utf-8"))
     functions = {k: r for k, r in source["Resources"].items() if r["Type"] == "AWS::Serverless::Function"}
     machines = {k: r for k, r in source["Resources"].items() if r["Type"] == "AWS::Serverless::StateMachine"}
-    document = _translate(source, parameters)
+    check(source, parameters)
+    document = translate(source, parameters)
     resources = document["Resources"]
     names = {k: f"{stack}-{k}".lower() if "S3" in r["Type"] else f"{stack}-{k}" for k, r in resources.items()}
     resolve = Resolver(document, parameters, names, stack, endpoint)
@@ -143,9 +144,16 @@ def deploy(
     )
     _expire(resources, names, resolve, clients)
     specs = {k: _spec(k, resources[k]["Properties"], f, resolve) for k, f in functions.items()}
-    policies = {k: _statements(r["Properties"], resolve) for k, r in resources.items() if r["Type"] == "AWS::IAM::Role"}
+    roles = {k: r["Properties"] for k, r in resources.items() if r["Type"] == "AWS::IAM::Role"}
+    policies = {k: _statements(properties, resolve) for k, properties in roles.items()}
+    for policy in (r["Properties"] for r in resources.values() if r["Type"] == "AWS::IAM::Policy"):
+        for role in policy["Roles"]:
+            policies[role["Ref"]] += [resolve(statement) for statement in policy["PolicyDocument"]["Statement"]]
+    arns = {k: str(resolve({"Fn::GetAtt": [k, "Arn"]})) for k in roles}
     access.functions = {spec.name: policies[f"{k}Role"] for k, spec in specs.items()}
-    access.roles = {str(resolve({"Fn::GetAtt": [k, "Arn"]})): found for k, found in policies.items()}
+    access.acting = {spec.name: arns[f"{k}Role"] for k, spec in specs.items()}
+    access.roles = {arns[k]: found for k, found in policies.items()}
+    access.trusts = {arns[k]: _trusted(properties, resolve) for k, properties in roles.items()}
     for logical_id, machine in machines.items():
         _create_machine(logical_id, machine["Properties"], path.parent, resolve, clients.step_functions)
     return Deployment(
@@ -154,6 +162,33 @@ def deploy(
         routes=[Route(e["Method"].upper(), e["Path"], specs[k].name) for k, e in _events(functions, "HttpApi")],
         rules=[Rule(resolve(e["Pattern"]), specs[k].name) for k, e in _events(functions, "EventBridgeRule")],
     )
+
+
+def check(source: dict[str, Any], given: dict[str, str]) -> None:
+    """Refuse parameters as CloudFormation does: by their own limits, and by the template's Rules. Raises ValueError."""
+    declared = source["Parameters"]
+    values = {name: str(given.get(name, one.get("Default", ""))) for name, one in declared.items()}
+    for name, value in values.items():
+        allowed = [str(item) for item in declared[name].get("AllowedValues", [])]
+        if allowed and value not in allowed:
+            raise ValueError(f"parameter {name}: {value!r} is none of {', '.join(allowed)}")
+        low, high = declared[name].get("MinValue", "-inf"), declared[name].get("MaxValue", "inf")
+        if declared[name]["Type"] == "Number" and not float(low) <= float(value) <= float(high):
+            raise ValueError(f"parameter {name}: {value} is not between {low} and {high}")
+    for rule in source.get("Rules", {}).values():
+        wanted, value = rule["RuleCondition"]["Fn::Equals"]
+        if values[wanted["Ref"]] != value:
+            continue
+        for assertion in rule["Assertions"]:
+            listed, one = assertion["Assert"]["Fn::Contains"]
+            if values[one["Ref"]] not in listed:
+                raise ValueError(f"{assertion['AssertDescription']}: {one['Ref']} is {values[one['Ref']]}")
+
+
+def _trusted(role: dict[str, Any], resolve: Resolver) -> list[str]:
+    """The ARNs of the principals that may take a role; services take theirs by themselves."""
+    principals = [resolve(statement["Principal"]) for statement in role["AssumeRolePolicyDocument"]["Statement"]]
+    return [str(principal["AWS"]) for principal in principals if "AWS" in principal]
 
 
 def _expire(resources: dict[str, Any], names: dict[str, str], resolve: Resolver, clients: Clients) -> None:
@@ -196,7 +231,7 @@ def _events(functions: dict[str, Any], kind: str) -> list[tuple[str, dict[str, A
     ]
 
 
-def _translate(source: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
+def translate(source: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
     """CloudFormation of the SAM document; code is not packaged, since the host runs it from this checkout."""
     fragment = json.loads(json.dumps(source))
     for resource in fragment["Resources"].values():

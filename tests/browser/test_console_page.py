@@ -33,7 +33,7 @@ def test_a_failed_turn_is_found_by_its_error_understood_and_rerun(
     open_page: Open, console: str, person: Person, chat: int, faults: Faults
 ) -> None:
     person.ask(chat, "hello")
-    faults.fail("PersistFunction", chat, f"Broken{chat}", times=1)
+    faults.fail("Persist", chat, f"Broken{chat}", times=1)
     name = person.ask(chat, "why do you not answer?").name
     page = open_page(console)
     page.get_by_label("Text in the error").fill(f"broken{chat}")

@@ -29,7 +29,7 @@ def bucket_name(stack: EmbeddedStack) -> str:
 @pytest.fixture
 def sealed(stack: EmbeddedStack) -> str:
     """What Hydrate hands to the agent for its session."""
-    as_function(stack, "HydrateFunction")
+    as_function(stack, "TurnFunction")
     try:
         return access.seal(AccessSettings.load(), MINE, "turn-1")
     finally:
@@ -143,7 +143,7 @@ def test_long_credentials_are_sealed_in_pieces(
 ) -> None:
     whole = access.unseal(sealed, MINE, "turn-1")
     monkeypatch.setattr(access, "PIECE", 64)
-    as_function(agent, "HydrateFunction")
+    as_function(agent, "TurnFunction")
     pieces = access.seal(AccessSettings.load(), MINE, "turn-1")
     as_function(agent, "AgentFunction")
 
@@ -170,13 +170,13 @@ def test_a_key_that_sts_never_gave_out_or_forgot_opens_nothing(stack: EmbeddedSt
 def test_a_function_may_do_what_its_policy_says_and_no_more(stack: EmbeddedStack) -> None:
     outputs = stack.deployment.outputs
     key = {"pk": {"S": "policy:0"}, "sk": {"S": "session"}}
-    persist = signed_by(stack, "dynamodb", "stepgram-PersistFunction")
+    steps = signed_by(stack, "dynamodb", "stepgram-TurnFunction")
 
-    persist.get_item(TableName=outputs["SessionTable"], Key=key)
+    steps.get_item(TableName=outputs["SessionTable"], Key=key)
 
-    assert refused(lambda: persist.delete_item(TableName=outputs["SessionTable"], Key=key)) == "AccessDeniedException"
-    transaction = [{"Put": {"TableName": outputs["SessionTable"], "Item": key}}]
-    assert refused(lambda: persist.transact_write_items(TransactItems=transaction)) == "AccessDeniedException"
+    assert refused(lambda: steps.delete_item(TableName=outputs["SessionTable"], Key=key)) == "AccessDeniedException"
+    transaction = [{"Delete": {"TableName": outputs["SessionTable"], "Key": key}}]
+    assert refused(lambda: steps.transact_write_items(TransactItems=transaction)) == "AccessDeniedException"
 
 
 @pytest.mark.parametrize(

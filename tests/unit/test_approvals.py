@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from functions.common.approvals import ApprovalTable, Decision, Question, settle
+from functions.common.approvals import ApprovalTable, Decision, Question
 from functions.common.envelope import Chat
 from functions.common.lock import Approval
 from functions.common.sessions import SessionTable
 from functions.common.telegram import BotApi
+from functions.common.verdict import settle
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 

@@ -24,6 +24,11 @@ def test_the_definitions_keep_the_rules() -> None:
         (lambda s: s["AgentDone"].update(Default="Reply"), "Persist: no transition leads here"),
         (lambda s: s["Reply"].update(Retry=[]), "Reply: platform errors are not retried"),
         (lambda s: s["Reply"].pop("TimeoutSeconds"), "Reply: no TimeoutSeconds"),
+        (
+            lambda s: s["Reply"]["Retry"][0]["ErrorEquals"].append("ClientError"),
+            "Reply: ClientError is a name of boto3's",
+        ),
+        (lambda s: s.update(Answer={**s["Reply"]}), "Answer: functions.turn.handler does not know it"),
     ],
 )
 def test_a_broken_definition_is_found(breakage: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any
@@ -10,16 +11,12 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from stepgram.embedded.stack import EmbeddedStack
-from stepgram.embedded.template import Resolver
+from stepgram.embedded.template import Resolver, check, translate
 from tests.conftest import ROOT
 
 TEMPLATE = yaml_parse((ROOT / "template.yaml").read_text())
 RESOURCES: dict[str, dict[str, Any]] = TEMPLATE["Resources"]
 FUNCTIONS = {n: r["Properties"] for n, r in RESOURCES.items() if r["Type"] == "AWS::Serverless::Function"}
-IN_FRONT_OF_A_PERSON = [
-    "WebhookFunction", "IntakeFunction", "AcquireLockFunction", "HydrateFunction", "PersistFunction", "ReplyFunction",
-    "ReleaseLockFunction",
-]  # fmt: skip
 WITHOUT_RESOURCES = {"bedrock:ListInferenceProfiles", "xray", "logs", "transcribe"}
 
 
@@ -55,10 +52,62 @@ def test_no_secret_is_in_an_environment_variable_or_an_output() -> None:
     assert "TelegramBotToken" not in document
 
 
-@pytest.mark.parametrize("name", IN_FRONT_OF_A_PERSON)
-def test_functions_in_front_of_a_waiting_person_start_from_a_snapshot(name: str) -> None:
-    assert FUNCTIONS[name]["SnapStart"] == {"ApplyOn": "PublishedVersions"}
-    assert FUNCTIONS[name]["AutoPublishAlias"] == "live"
+def test_a_changed_parameter_reaches_what_is_invoked() -> None:
+    """A version behind an alias would keep its environment: SAM publishes one only when the code changes."""
+    resources = translate(TEMPLATE, {"TelegramBotToken": "1:x"})["Resources"]
+    kinds = {resource["Type"] for resource in resources.values()}
+    invoked = set(re.findall(r'"Fn::GetAtt": \["(\w+Function)", "Arn"\]|"Ref": "(\w+Function)"', json.dumps(resources)))
+
+    assert resources["WebhookFunction"]["Properties"]["Environment"]["Variables"]["ALLOWED_USERS"] == {
+        "Ref": "AllowedUsers"
+    }
+    assert not kinds & {"AWS::Lambda::Version", "AWS::Lambda::Alias"}
+    assert {name for pair in invoked for name in pair if name} == set(FUNCTIONS)
+    assert "SnapStart" not in json.dumps(resources)
+
+
+def test_a_role_is_trusted_by_its_arn_so_that_a_stack_may_have_any_name() -> None:
+    """Names of roles that CloudFormation makes are cut at 64 characters, so a pattern of them would not match."""
+    trust = RESOURCES["SessionRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+
+    assert [statement["Principal"] for statement in trust] == [{"AWS": {"Fn::GetAtt": ["TurnFunctionRole", "Arn"]}}]
+    assert "Role-*" not in (ROOT / "template.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"SessionTtlDays": "55"}, "SessionTtlDays must be less than SessionDataDays"),
+        ({"SessionTtlDays": "25", "SessionDataDays": "10"}, "SessionTtlDays must be less than SessionDataDays"),
+        ({"WorkspaceMb": "2048"}, "WorkspaceMb may be half of AgentStorageMb"),
+        ({"WorkspaceMb": "1000"}, "parameter WorkspaceMb: '1000' is none of"),
+        ({"AgentMemory": "512"}, "parameter AgentMemory: 512 is not between 2048 and 10240"),
+    ],
+)
+def test_parameters_that_do_not_fit_together_are_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(TEMPLATE, {"TelegramBotToken": "1:x", **given})
+
+
+def accepted(given: dict[str, str]) -> bool:
+    try:
+        check(TEMPLATE, {"TelegramBotToken": "1:x", **given})
+    except ValueError:
+        return False
+    return True
+
+
+def test_every_choice_of_days_and_sizes_has_its_rule() -> None:
+    values = {name: given.get("AllowedValues", []) for name, given in TEMPLATE["Parameters"].items()}
+
+    for ttl, data in itertools.product(values["SessionTtlDays"], values["SessionDataDays"]):
+        assert accepted({"SessionTtlDays": str(ttl), "SessionDataDays": str(data)}) == (ttl < data - 1), (ttl, data)
+    for files, room in itertools.product(values["WorkspaceMb"], values["AgentStorageMb"]):
+        assert accepted({"WorkspaceMb": str(files), "AgentStorageMb": str(room)}) == (2 * files <= room), (files, room)
+
+
+def test_the_template_stays_readable() -> None:
+    assert len((ROOT / "template.yaml").read_text().splitlines()) < 900
 
 
 def test_the_agent_has_the_room_the_sdk_needs() -> None:

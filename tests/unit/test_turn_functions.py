@@ -13,6 +13,7 @@ from functions.common.lock import Claim, Lock
 from functions.common.lock_table import LockTable
 from functions.common.sessions import SessionTable
 from functions.common.snapshots import Manifest, RunResult, RunSummary, Segment, Snapshots
+from functions.turn.handler import STATUS_CHANGE
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer
 from stepgram.embedded.stack import EmbeddedStack
@@ -37,14 +38,14 @@ class Turn:
         self.table = SessionTable(outputs["SessionTable"], client("dynamodb", endpoint))
         self.snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
 
-    def step(self, function: str, **payload: Any) -> dict[str, Any]:
-        answer = self.failing(function, **payload)
+    def step(self, state: str, **payload: Any) -> dict[str, Any]:
+        answer = self.failing(state, **payload)
         assert "errorType" not in answer, answer
         return answer
 
-    def failing(self, function: str, **payload: Any) -> dict[str, Any]:
-        event = {"turn_id": self.id, "session_key": self.key, "state": "Test", **payload}
-        document: dict[str, Any] = json.loads(self._call(f"{function}Function", event).payload)
+    def failing(self, state: str, **payload: Any) -> dict[str, Any]:
+        event = {"turn_id": self.id, "session_key": self.key, "state": state, **payload}
+        document: dict[str, Any] = json.loads(self._call("TurnFunction", event).payload)
         return document
 
     def own(self) -> int:
@@ -223,16 +224,19 @@ def test_turn_failed_passes_once_the_execution_was_redriven(
     assert (found.get("redrive_count") == now) is passes
 
 
-@pytest.mark.parametrize("function", ["AcquireLock", "Hydrate", "Agent", "Persist", "Reply", "ReleaseLock"])
-def test_a_malformed_payload_names_the_field(call: Call, function: str) -> None:
-    answer = json.loads(call(f"{function}Function", {"turn_id": 1}).payload)
+@pytest.mark.parametrize("state", ["AcquireLock", "Hydrate", "RunAgent", "Persist", "Reply", "ReleaseLock"])
+def test_a_malformed_payload_names_the_field(call: Call, state: str) -> None:
+    function = "AgentFunction" if state == "RunAgent" else "TurnFunction"
+    answer = json.loads(call(function, {"turn_id": 1, "state": state}).payload)
 
     assert answer["errorType"] == "BadInput"
     assert "session_key: Field required" in answer["errorMessage"]
 
 
 def test_the_net_for_ended_turns_refuses_other_executions(call: Call) -> None:
-    answer = json.loads(call("TurnEndedFunction", {"detail": {"name": "something-else"}}).payload)
+    answer = json.loads(
+        call("TurnFunction", {"detail-type": STATUS_CHANGE, "detail": {"name": "something-else"}}).payload
+    )
 
     assert answer["errorType"] == "BadInput"
 

@@ -143,7 +143,11 @@ def test_a_question_nobody_answers_counts_as_no(person: Person, chat: int, fault
 
     def hurried(spec: Any, event: dict[str, Any], run: Any) -> Any:
         answer = run(spec, event)
-        if spec.logical_id != "HydrateFunction" or not event["session_key"].startswith(f"{chat}:"):
+        if (
+            event.get("state") != "Hydrate"
+            or spec.logical_id != "TurnFunction"
+            or not event["session_key"].startswith(f"{chat}:")
+        ):
             return answer
         document = {**json.loads(answer.payload), "approval_seconds": 1}
         return type(answer)(json.dumps(document).encode())
@@ -176,7 +180,7 @@ def test_a_decision_survives_failures_on_its_way(person: Person, chat: int, faul
     """The Intake's function fails before and after the press is carried out; Telegram delivers it again."""
     name = person.say(chat, GLOB)
     asked = question(person, chat)
-    faults.fail("IntakeFunction", chat, "Lambda.ServiceException", times=4, after=after)
+    faults.fail("AnswerButton", chat, "Lambda.ServiceException", times=4, after=after)
     press(person, chat, asked, 0)
 
     assert person.wait(name).output["outcome"] == "DELIVERED"
@@ -184,7 +188,7 @@ def test_a_decision_survives_failures_on_its_way(person: Person, chat: int, faul
 
 
 def test_a_turn_rerun_after_its_question_does_not_ask_again(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("PersistFunction", chat, "Broken", times=1)
+    faults.fail("Persist", chat, "Broken", times=1)
     name = person.say(chat, GLOB)
     press(person, chat, question(person, chat), 0)
     assert person.wait(name).status == "FAILED"

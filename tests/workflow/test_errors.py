@@ -10,18 +10,18 @@ from tests.conftest import Faults, Person
 
 PLATFORM = "Lambda.TooManyRequestsException"
 STEPS = [
-    ("AcquireLockFunction", "AcquireLock"),
-    ("HydrateFunction", "Hydrate"),
-    ("AgentFunction", "RunAgent"),
-    ("PersistFunction", "Persist"),
-    ("ReplyFunction", "Reply"),
-    ("ReleaseLockFunction", "ReleaseLock"),
+    "AcquireLock",
+    "Hydrate",
+    "RunAgent",
+    "Persist",
+    "Reply",
+    "ReleaseLock",
 ]
 
 
 @pytest.mark.parametrize("error", ["ModelThrottled", "ModelUnavailable", "AgentCrashed", "AgentTimedOut"])
 def test_an_error_that_may_heal_is_retried(person: Person, chat: int, faults: Faults, error: str) -> None:
-    faults.fail("AgentFunction", chat, error)
+    faults.fail("RunAgent", chat, error)
 
     found = person.ask(chat, "hello")
 
@@ -36,7 +36,7 @@ def test_an_error_that_may_heal_is_retried(person: Person, chat: int, faults: Fa
 def test_an_error_that_does_not_heal_ends_the_turn_under_its_own_name(
     person: Person, chat: int, faults: Faults, error: str, times: int
 ) -> None:
-    faults.fail("AgentFunction", chat, error, times)
+    faults.fail("RunAgent", chat, error, times)
 
     found = person.ask(chat, "hello")
 
@@ -49,7 +49,7 @@ def test_an_error_that_does_not_heal_ends_the_turn_under_its_own_name(
 
 
 def test_a_failed_turn_leaves_the_lock_free(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("AgentFunction", chat, "ModelRejected")
+    faults.fail("RunAgent", chat, "ModelRejected")
     person.ask(chat, "fails")
 
     found = person.ask(chat, "runs")
@@ -60,7 +60,7 @@ def test_a_failed_turn_leaves_the_lock_free(person: Person, chat: int, faults: F
 
 def test_a_lost_lock_writes_nothing_and_queues_again(person: Person, chat: int, faults: Faults) -> None:
     person.ask(chat, "one")
-    faults.fail("PersistFunction", chat, "LockLost")
+    faults.fail("Persist", chat, "LockLost")
 
     found = person.ask(chat, "two")
 
@@ -71,12 +71,12 @@ def test_a_lost_lock_writes_nothing_and_queues_again(person: Person, chat: int, 
     assert len(person.texts(chat)) == 2
 
 
-@pytest.mark.parametrize(("function", "state"), STEPS)
+@pytest.mark.parametrize("state", STEPS)
 @pytest.mark.parametrize("after", [False, True], ids=["before its work", "after its work"])
 def test_a_platform_error_is_retried_on_every_step(
-    person: Person, chat: int, faults: Faults, function: str, state: str, after: bool
+    person: Person, chat: int, faults: Faults, state: str, after: bool
 ) -> None:
-    faults.fail(function, chat, PLATFORM, after=after)
+    faults.fail(state, chat, PLATFORM, after=after)
 
     found = person.ask(chat, "hello")
 
@@ -199,8 +199,8 @@ def test_a_turn_that_fails_again_after_a_redrive_ends_again(person: Person, chat
 
 
 def test_a_notice_that_cannot_be_sent_does_not_keep_the_lock(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("AgentFunction", chat, "ModelRejected")
-    faults.fail("ReportFailureFunction", chat, "ConfigurationError")
+    faults.fail("RunAgent", chat, "ModelRejected")
+    faults.fail("ReportFailure", chat, "ConfigurationError")
 
     failed = person.ask(chat, "hello")
     found = person.redrive(failed.name)
@@ -212,7 +212,7 @@ def test_a_notice_that_cannot_be_sent_does_not_keep_the_lock(person: Person, cha
 def test_a_redrive_after_the_commit_answers_without_asking_the_model_again(
     person: Person, chat: int, faults: Faults
 ) -> None:
-    faults.fail("ReplyFunction", chat, "ConfigurationError")
+    faults.fail("Reply", chat, "ConfigurationError")
     failed = person.ask(chat, "hello")
     asked = len(person.stack.bedrock.requests)
 

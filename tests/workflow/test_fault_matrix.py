@@ -35,17 +35,10 @@ BEGIN, END = "<!-- the fault matrix -->\n", "<!-- its end -->"
 CELLS_AT_ONCE = 16
 _chats = itertools.count(900_001)
 
-FUNCTIONS = {
-    "AcquireLock": "AcquireLockFunction",
-    "Hydrate": "HydrateFunction",
-    "RunAgent": "AgentFunction",
-    "Persist": "PersistFunction",
-    "Reply": "ReplyFunction",
-    "ReleaseLock": "ReleaseLockFunction",
-    "ReportFailure": "ReportFailureFunction",
-    "ReleaseFailedLock": "ReleaseLockFunction",
-    "TurnFailed": "TurnFailedFunction",
-}
+STATES = (
+    *("AcquireLock", "Hydrate", "RunAgent", "Persist", "Reply", "ReleaseLock"),
+    *("ReportFailure", "ReleaseFailedLock", "TurnFailed"),
+)
 FAILURE_ROUTE = ("ReportFailure", "ReleaseFailedLock", "TurnFailed")
 FAULTS = [
     "error before its work",
@@ -198,7 +191,7 @@ def quick(stack: EmbeddedStack) -> Iterator[None]:
 
 @pytest.mark.timeout(600)
 def test_every_state_survives_every_fault(stack: EmbeddedStack, quick: None) -> None:
-    cells = [Cell(state, fault) for state in FUNCTIONS for fault in FAULTS]
+    cells = [Cell(state, fault) for state in STATES for fault in FAULTS]
     stack.functions.around = Harness(stack, cells).around
     failures: list[str] = []
 
@@ -222,7 +215,7 @@ def test_every_state_survives_every_fault(stack: EmbeddedStack, quick: None) -> 
 def table(words: dict[tuple[str, str], str]) -> str:
     """The matrix as Markdown."""
     head = f"| State | {' | '.join(FAULTS)} |\n| --- | {' | '.join('---' for _ in FAULTS)} |\n"
-    rows = (f"| `{state}` | {' | '.join(words[state, fault] for fault in FAULTS)} |\n" for state in FUNCTIONS)
+    rows = (f"| `{state}` | {' | '.join(words[state, fault] for fault in FAULTS)} |\n" for state in STATES)
     return head + "".join(rows)
 
 
@@ -259,10 +252,4 @@ def test_the_session_is_resolved_again_when_dynamodb_is_busy(
     found = person.ask(chat, "hello")
 
     assert refused == [error]
-    if error.startswith("DynamoDB"):
-        assert (found.error, found.status, found.states[0].tries) == (None, "SUCCEEDED", 2)
-    else:
-        assert found.failed_state is not None
-        assert found.failed_state.name == "ResolveSession"
-        assert person.redrive(found.name).status == "SUCCEEDED"
-        assert person.texts(chat) == [answer_to("hello")]
+    assert (found.error, found.status, found.states[0].tries) == (None, "SUCCEEDED", 2)

@@ -131,7 +131,7 @@ def test_a_file_that_is_too_large_gets_a_clear_answer(person: Person, chat: int)
 
 
 def test_hydrate_that_failed_half_way_fetches_only_what_is_missing(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("HydrateFunction", chat, "Lambda.ServiceException", after=True)
+    faults.fail("Hydrate", chat, "Lambda.ServiceException", after=True)
     before = len([m for m, _ in person.stack.telegram.calls if m == "getFile"])
     turn = person.wait(send(person, chat, "document", "a.txt", b"abc"))
 

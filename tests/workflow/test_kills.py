@@ -14,7 +14,7 @@ import pytest
 from botocore.model import OperationModel
 
 from functions.common import aws
-from functions.common.settings import environment
+from functions.common.observability import logger
 from functions.common.telegram import BotApi
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer, Invoker, failure
@@ -47,7 +47,7 @@ class Killer:
     def __init__(self, stack: EmbeddedStack, state: str, chat: int, after: int | None) -> None:
         self._stack, self._state, self._chat, self._after = stack, state, chat, after
         self.writes: list[str] = []
-        self._active: str | None = None
+        self._active: tuple[str, str] | None = None
         self.struck = False
 
     def around(self, spec: FunctionSpec, event: dict[str, Any], run: Invoker) -> Answer:
@@ -56,7 +56,7 @@ class Killer:
             return failure("ModelRejected", "so that the failure route is taken")
         if not mine or event.get("state") != self._state or self.struck:
             return run(spec, event)
-        self.struck, self._active = True, spec.name
+        self.struck, self._active = True, (event["turn_id"], self._state)
         try:
             return run(spec, event)
         except Killed:
@@ -65,8 +65,9 @@ class Killer:
             self._active = None
 
     def wrote(self, what: str) -> None:
-        """A write was carried out; those of other functions, which run at the same time, do not count."""
-        if self._active is None or environment().get("AWS_LAMBDA_FUNCTION_NAME") != self._active:
+        """A write was carried out; those of other steps, which run at the same time, do not count."""
+        working = logger.thread_safe_get_current_keys()
+        if self._active is None or (working.get("turn_id"), working.get("state")) != self._active:
             return
         self.writes.append(what)
         if len(self.writes) == self._after:

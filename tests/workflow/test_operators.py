@@ -57,7 +57,7 @@ def document(done: Result) -> Any:
 def test_a_failure_is_shown_with_what_was_done_and_what_a_rerun_will_do(
     cli: Cli, person: Person, chat: int, faults: Faults
 ) -> None:
-    faults.fail("PersistFunction", chat, "LockContended", times=1)
+    faults.fail("Persist", chat, "LockContended", times=1)
     name = person.ask(chat, "hello").name
     told = cli("show", name).stdout
     explained = document(cli("show", name, "--json"))["explanation"]
@@ -78,9 +78,9 @@ def test_a_failure_is_shown_with_what_was_done_and_what_a_rerun_will_do(
 @pytest.mark.parametrize(
     ("function", "error", "committed", "delivered", "rerun"),
     [
-        ("AgentFunction", "ModelRejected", False, "nothing", "the model is asked"),
-        ("ReplyFunction", "Broken", True, "nothing", "the model is not asked again"),
-        ("ReleaseLockFunction", "Broken", True, "everything", "nothing is sent again"),
+        ("RunAgent", "ModelRejected", False, "nothing", "the model is asked"),
+        ("Reply", "Broken", True, "nothing", "the model is not asked again"),
+        ("ReleaseLock", "Broken", True, "everything", "nothing is sent again"),
     ],
 )
 def test_the_explanation_knows_how_far_the_turn_got(
@@ -106,7 +106,7 @@ def test_the_explanation_knows_how_far_the_turn_got(
 def test_a_stored_answer_is_of_no_use_when_the_conversation_went_on(
     cli: Cli, person: Person, chat: int, faults: Faults
 ) -> None:
-    faults.fail("PersistFunction", chat, "Broken", times=1)
+    faults.fail("Persist", chat, "Broken", times=1)
     name = person.ask(chat, "first").name
     person.ask(chat, "second")
 
@@ -114,7 +114,7 @@ def test_a_stored_answer_is_of_no_use_when_the_conversation_went_on(
 
 
 def test_turns_are_filtered(cli: Cli, person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("AgentFunction", chat, f"Odd{chat}", times=1)
+    faults.fail("RunAgent", chat, f"Odd{chat}", times=1)
     failed = person.ask(chat, "fails").name
     answered = person.ask(chat, "runs").name
 
@@ -191,8 +191,8 @@ def test_an_answered_turn_is_measured(cli: Cli, stack: EmbeddedStack, person: Pe
 def test_a_failed_turn_and_its_retries_are_measured(
     cli: Cli, stack: EmbeddedStack, person: Person, chat: int, faults: Faults
 ) -> None:
-    faults.fail("PersistFunction", chat, "Lambda.TooManyRequestsException")
-    faults.fail("ReplyFunction", chat, "Broken")
+    faults.fail("Persist", chat, "Lambda.TooManyRequestsException")
+    faults.fail("Reply", chat, "Broken")
     name = person.ask(chat, "hello").name
     until(lambda: "TurnsFailed" in measured(stack, name))
     found = measured(stack, name)

@@ -115,7 +115,7 @@ def test_a_turn_stopped_before_the_agent_began_says_so(
     stack: EmbeddedStack, person: Person, chat: int, faults: Faults
 ) -> None:
     """The agent fails once and is tried again; Stop comes in between."""
-    faults.fail("AgentFunction", chat, "Lambda.ServiceException")
+    faults.fail("RunAgent", chat, "Lambda.ServiceException")
     table = ProgressTable(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws), 0)
     name = person.say(chat, "!slow 30")
     until(lambda: person.status(name) != "NONE")
@@ -131,7 +131,7 @@ def test_a_turn_stopped_before_the_agent_began_says_so(
 def test_a_turn_that_does_not_hear_is_stopped_by_force_the_second_time(
     stack: EmbeddedStack, person: Person, chat: int, faults: Faults
 ) -> None:
-    faults.fail("ProgressFunction", chat, "Broken", times=100)
+    faults.fail("Progress", chat, "Broken", times=100)
     name = person.say(chat, "!slow 20")
     person.wait_for_state(name, "RunAgent")
     assert person.command(chat, "/stop")["outcome"] == f"stopping {name}"
@@ -154,7 +154,7 @@ def test_a_late_press_of_stop_does_not_stop_the_turn_after_it(stack: EmbeddedSta
 
 
 def test_without_progress_a_turn_is_answered_all_the_same(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("ProgressFunction", chat, "Broken", times=100)
+    faults.fail("Progress", chat, "Broken", times=100)
 
     assert person.ask(chat, "hello").output["outcome"] == "DELIVERED"
     assert len(person.replies(chat)) == 1
@@ -163,7 +163,7 @@ def test_without_progress_a_turn_is_answered_all_the_same(person: Person, chat: 
 @pytest.fixture
 def ticket(stack: EmbeddedStack, chat: int) -> str:
     """Leave to speak in a chat, for one turn there."""
-    environment = next(s for s in stack.functions._specs.values() if s.logical_id == "HydrateFunction").environment
+    environment = next(s for s in stack.functions._specs.values() if s.logical_id == "TurnFunction").environment
     use_environment({**stack.functions._base, **environment})
     where = Ticket(chat=Chat(id=chat, type="private"), message_id=1, language="en")
     sealed = issue(environment["SESSION_KEY_ARN"], f"c{chat}-t0-u1", f"{chat}:0", where)

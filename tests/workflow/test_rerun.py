@@ -102,7 +102,7 @@ def test_a_button_reaches_only_turns_of_its_own_chat(person: Person, chat: int, 
 
 
 def test_an_execution_too_old_to_redrive_offers_a_new_one(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("AgentFunction", chat, "ModelRejected")
+    faults.fail("RunAgent", chat, "ModelRejected")
     failed = person.ask(chat, "hello")
     execution = person.stack.step_functions._execution(person.arn(failed.name))
     execution.stop_date -= timedelta(days=15)
@@ -120,8 +120,8 @@ def test_an_execution_too_old_to_redrive_offers_a_new_one(person: Person, chat: 
 
 def test_all_that_failed_is_run_again_in_message_order_per_chat(person: Person, chat: int, faults: Faults) -> None:
     other = chat + 1_000_000
-    faults.fail("AgentFunction", chat, "ModelRejected", times=2)
-    faults.fail("AgentFunction", other, "ModelRejected")
+    faults.fail("RunAgent", chat, "ModelRejected", times=2)
+    faults.fail("RunAgent", other, "ModelRejected")
     names = [person.ask(chat, "one").name, person.ask(chat, "two").name]
     third = person.ask(other, "three").name
     told: list[str] = []
@@ -137,7 +137,7 @@ def test_all_that_failed_is_run_again_in_message_order_per_chat(person: Person, 
 
 
 def test_a_queue_that_is_full_tells_the_user_and_keeps_the_message(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("AcquireLockFunction", chat, "TooManyWaiting")
+    faults.fail("AcquireLock", chat, "TooManyWaiting")
 
     found = person.ask(chat, "hello")
     notice = dict(person.replies(chat)[0])

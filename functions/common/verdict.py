@@ -1,0 +1,44 @@
+"""The verdict on a tool call: what somebody decided is noted, wakes the turn that asked, and is shown in the chat."""
+
+from __future__ import annotations
+
+from functions.common.approvals import ApprovalTable, Decision, Question
+from functions.common.delivery import QUESTION
+from functions.common.errors import TelegramRefused
+from functions.common.observability import logger
+from functions.common.sessions import SessionTable
+from functions.common.telegram import BotApi
+from functions.common.texts import say
+
+DONE = "done"
+"""The data of a button that only shows what was decided."""
+
+
+def settle(
+    approvals: ApprovalTable,
+    table: SessionTable,
+    bot: BotApi,
+    question: Question,
+    decision: Decision,
+    language: str,
+) -> Decision:
+    """Carry a decision out, once: note it, wake the turn, let the question show it. Returns the one that holds.
+
+    A press that died half way is made good by the next: each step does nothing when it was done. The token is read
+    after the decision was written, and `ask` reads decisions after it wrote its token: one of the two meets the other.
+    """
+    held = approvals.decide(question.session_key, question.turn_id, question.number, decision)
+    opened = approvals.opened(question.session_key, question.turn_id, question.number)
+    if opened is not None:
+        approvals.answer(opened.token, held)
+    message = table.turn(question.session_key, question.turn_id).delivered.get(f"{QUESTION}{question.number}")
+    if message is not None:
+        verdict = {"text": say(f"approved_{held.choice}", language, by=held.by), "callback_data": DONE}
+        shown = {"chat_id": question.chat.id, "message_id": message, "reply_markup": {"inline_keyboard": [[verdict]]}}
+        try:
+            bot.call("editMessageReplyMarkup", shown)
+        except TelegramRefused as error:
+            logger.info("the question does not show the decision", cause=str(error))
+    if opened is not None:
+        approvals.close(question.session_key, opened)
+    return held

@@ -1,0 +1,25 @@
+"""TellFailure: what was asked for failed (a command, a button, a stop), and the chat is told so, once."""
+
+from __future__ import annotations
+
+from functions.common.errors import TelegramRefused
+from functions.common.execution import readable_cause
+from functions.common.observability import logger
+from functions.intake.request import Outcome, Request, tell
+
+
+def run(request: Request) -> Outcome:
+    """Tell the chat; one that refuses to hear it is left alone."""
+    error = request.error.Error if request.error else "unknown"
+    cause = readable_cause(request.error.Cause) if request.error else ""
+    logger.error("not carried out", route=request.envelope.route, error=error, cause=cause)
+    told(request, error)
+    return Outcome(outcome="told")
+
+
+def told(request: Request, error: str) -> None:
+    """Say in the chat that it did not work, and the error's name."""
+    try:
+        tell(request, "not_carried_out", error=error)
+    except TelegramRefused as refusal:
+        logger.warning("the failure cannot be told", cause=str(refusal))
