@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -32,10 +33,12 @@ LOST = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 class RunClaim:
     """Holds the claim of one turn while its run lives. Raises AgentBusy on entry when another run does."""
 
-    def __init__(self, s3: S3Client, bucket: str, key: str) -> None:
+    def __init__(self, s3: S3Client, bucket: str, key: str, alive: Callable[[], None] = lambda: None) -> None:
+        """`alive` is called at every renewal."""
         self._s3 = s3
         self._bucket = bucket
         self._key = key
+        self._alive = alive
         self.body = uuid.uuid4().hex.encode()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
@@ -80,3 +83,4 @@ class RunClaim:
                 self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=self.body)
             except (ClientError, BotoCoreError) as error:
                 logger.warning("the claim could not be renewed", cause=str(error))
+            self._alive()

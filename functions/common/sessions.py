@@ -254,6 +254,16 @@ class SessionTable:
             raise
         return "committed"
 
+    def works_in(self, session_key: str, turn_id: str, session_id: str) -> None:
+        """Note on the turn's item which session it works in: its costs are counted from there, however it ends."""
+        self._update(
+            session_key,
+            f"turn#{turn_id}",
+            "SET session_id = :id, #ttl = if_not_exists(#ttl, :ttl)",
+            names={"#ttl": "ttl"},
+            values={":id": session_id, ":ttl": self.expiry()},
+        )
+
     def delivered(self, session_key: str, turn_id: str, part: str, message_id: int) -> None:
         """Note that a part of the turn's answer is in the chat."""
         key, names = f"turn#{turn_id}", {"#ttl": "ttl"}

@@ -113,6 +113,10 @@ class BucketSettings(Settings):
     bucket: str = Field(alias="SESSION_BUCKET", description="Name of the S3 bucket of sessions")
 
 
+class LedgerSettings(TableSettings, BucketSettings):
+    """Whoever counts what the agent's runs have cost."""
+
+
 class LinkSettings(BucketSettings):
     """Whoever tells an operator where to look."""
 
@@ -141,7 +145,7 @@ class SessionSettings(TableSettings):
     session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
 
 
-class ContinueSettings(TableSettings, AccessSettings):
+class ContinueSettings(LedgerSettings, AccessSettings):
     """ContinueAgent."""
 
 
@@ -187,7 +191,7 @@ class HydrateSettings(SessionSettings, AccessSettings, TelegramSettings, BudgetS
         return timedelta(days=max(0, self.session_data_days - self.session_ttl_days - 1))
 
 
-class PersistSettings(SessionSettings, BudgetSettings):
+class PersistSettings(SessionSettings, BudgetSettings, LedgerSettings):
     """Persist."""
 
 
@@ -200,14 +204,14 @@ class ReplySettings(TelegramSettings, TableSettings, BucketSettings):
 
 
 class NoticeSettings(TelegramSettings, TableSettings):
-    """ReportFailure: a short text with a delivery ledger."""
+    """A short text with a delivery ledger."""
 
 
 class ProgressSettings(NoticeSettings, SessionSettings):
     """Progress."""
 
 
-class ApprovalSettings(NoticeSettings, BucketSettings):
+class ApprovalSettings(NoticeSettings, LedgerSettings):
     """Whoever asks a person, and whoever hears the answer."""
 
     approvers: NameList = Field(

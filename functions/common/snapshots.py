@@ -4,6 +4,7 @@
     sessions/<session_id>/transcript/<version>-<run>/<subpath>.jsonl    only what this turn appended
     sessions/<session_id>/trees/, blobs/                                the workspace (`workspace.py`)
     sessions/<session_id>/turns/<turn_id>/result.json                   the answer, kept under the turn's name
+    sessions/<session_id>/turns/<turn_id>/costs/<run>.json              what one run of the agent cost, however it ended
     sessions/<session_id>/turns/<turn_id>/claim.json                    the run that works on the turn
     sessions/<session_id>/turns/<turn_id>/inbox/<n>-<name>              what people attached
     sessions/<session_id>/turns/<turn_id>/outbox/<name>                 files for the chat
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 from botocore.exceptions import ClientError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from functions.common.errors import SnapshotMissing
 
@@ -163,6 +164,14 @@ class RunResult(Frozen):
         return self.went_on_from == going_on and (not self.summary.stopped or self.attempt == attempt)
 
 
+class RunCost(Frozen):
+    """What one run of the agent has cost so far, in US dollars; written however the run ends."""
+
+    run: str = Field(pattern=r"^[0-9a-f]{12}$")
+    model: str
+    cost_usd: float = Field(ge=0, allow_inf_nan=False)
+
+
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 
@@ -174,6 +183,11 @@ def session_prefix(session_id: str) -> str:
 def turn_prefix(session_id: str, turn_id: str) -> str:
     """The folder of what one turn produced."""
     return f"{session_prefix(session_id)}turns/{turn_id}/"
+
+
+def costs_prefix(session_id: str, turn_id: str) -> str:
+    """The folder of what the runs of one turn have cost."""
+    return f"{turn_prefix(session_id, turn_id)}costs/"
 
 
 class Snapshots:
@@ -211,6 +225,11 @@ class Snapshots:
         403 (https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html, Permissions)."""
         found = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=key, MaxKeys=1)
         return any(item["Key"] == key for item in found.get("Contents", []))
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys of the objects in a folder, a thousand at most."""
+        found = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix)
+        return [item["Key"] for item in found.get("Contents", [])]
 
     def get_all(self, keys: Iterable[str]) -> list[bytes]:
         """Several objects, in the order of `keys`, fetched in parallel."""

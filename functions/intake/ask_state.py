@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functions.common import aws
-from functions.common.budget import Spent, spent
+from functions.common.budget import Spent, session_sort_key, spent, sums
 from functions.common.lock_table import LockTable
 from functions.common.sessions import MODELS, SessionTable
 from functions.common.settings import IntakeSettings
@@ -39,7 +39,8 @@ def cost(request: Request) -> None:
     """What this session, this day and this month have cost, and what may be spent."""
     settings = IntakeSettings.load()
     pointer = _table(settings).pointer(request.session_key)
-    lines = [request.say("cost_session", cost=f"{pointer.cost_usd if pointer else 0:.4f}")]
+    key = (request.session_key, session_sort_key(pointer.session_id if pointer else ""))
+    lines = [request.say("cost_session", cost=f"{sums(settings.table, aws.dynamodb(), [key])[key]:.4f}")]
     lines += [_line(request, budget) for budget in spent(settings, aws.dynamodb(), request.session_key)]
     tell(request, "lines", lines="\n".join(lines))
 

@@ -14,6 +14,7 @@ from telegramify_markdown import utf16_len
 
 from functions.common import aws
 from functions.common.approvals import BUTTONS, ApprovalTable, Decision, Question, button_data
+from functions.common.budget import settle as settle_costs
 from functions.common.delivery import QUESTION, Delivery
 from functions.common.envelope import Chat, User
 from functions.common.errors import BadInput, TelegramRefused
@@ -60,6 +61,7 @@ def handler(request: Request) -> Result | Decision:
     approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
     if request.token is None:
         return timed_out(request, settings, approvals)
+    settle_costs(settings, request.session_key, request.turn_id)
     run = Snapshots(settings.bucket, aws.s3()).read(request.result, RunResult)
     if run.waiting is None:
         raise BadInput(f"result: {request.result} names no call that waits")

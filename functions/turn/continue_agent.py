@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from functions.common import aws
 from functions.common.access import seal
 from functions.common.approvals import ApprovalTable, Decision
+from functions.common.budget import settle
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
@@ -79,6 +80,7 @@ def handler(request: Request) -> Result:
     request.lock.check(redrive_count(request.execution))
     settings, turn = ContinueSettings.load(), request.turn
     session = turn.session
+    settle(settings, request.session_key, request.turn_id)
     preferences = SessionTable(settings.table, aws.dynamodb()).preferences(request.session_key)
     logger.info("the agent goes on", part=session.part + 1)
     return Result(

@@ -85,6 +85,7 @@ def handler(request: Request) -> Result:
         except SnapshotMissing as error:
             logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
             pointer, notice = table.start_over(request.session_key), "session_lost"
+    table.works_in(request.session_key, request.turn_id, pointer.session_id)
     ticket = Ticket(
         chat=request.chat,
         message_id=request.message.id,

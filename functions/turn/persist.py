@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.budget import count, spent
+from functions.common.budget import settle, spent
 from functions.common.links import Links, links
 from functions.common.observability import StepRequest, step
 from functions.common.sessions import Commit, Pointer, SessionTable
@@ -30,8 +30,6 @@ class Request(StepRequest):
     session: SessionState
     manifest: str
     session_cost_usd: float
-    cost_usd: float
-    model: str = "unknown"  # an execution that began under an older definition does not tell
 
 
 class Budget(BaseModel):
@@ -71,14 +69,14 @@ def handler(request: Request) -> Result:
             execution_arn=request.execution_arn,
         ),
     )
-    count(settings.table, aws.dynamodb(), request.session_key, request.turn_id, request.model, request.cost_usd)
+    cost = settle(settings, request.session_key, request.turn_id)
     return Result(
         status=status,
         version=base.version + 1 if status == "committed" else base.version,
         budgets=[
             Budget(name=budget.name, spent_usd=round(budget.spent, 2), limit_usd=budget.limit)
             for budget in spent(settings, aws.dynamodb(), request.session_key)
-            if budget.crossed(request.cost_usd)
+            if budget.crossed(cost)
         ],
         links=links(request.turn_id, request.session_key, base.session_id),
     )

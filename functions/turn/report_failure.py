@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.common import aws
+from functions.common.budget import settle
 from functions.common.delivery import closing
 from functions.common.envelope import Chat, rerun_data
 from functions.common.errors import TelegramRefused
@@ -15,7 +16,7 @@ from functions.common.links import Links, links
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
 from functions.common.sessions import SessionTable
-from functions.common.settings import NoticeSettings
+from functions.common.settings import LedgerSettings, NoticeSettings
 from functions.common.texts import say
 
 TEXTS = {"TooManyWaiting": "too_many_waiting", "BudgetSpent": "budget_spent"}
@@ -71,6 +72,7 @@ def handler(request: Request) -> Result:
     An execution that was stopped here and redriven is not a new failure: nothing is said, and TurnFailed lets it pass.
     """
     redrives = redrive_count(request.execution)
+    settle(LedgerSettings.load(), request.session_key, request.turn_id)
     failed = request.turn.lock.redrive_count if request.turn.lock else redrives
     return Result(
         error=request.error.Error,

@@ -17,8 +17,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.common import aws
+from functions.common.budget import settle
 from functions.common.errors import BadInput, BudgetSpent
 from functions.common.observability import StepRequest, logger, measure, parse, working
+from functions.common.settings import LedgerSettings
 from functions.intake.stop_turn import STOPPED_BY_USER
 from functions.turn import release_lock, report_failure
 from functions.turn.report_failure import FailedTurn
@@ -66,6 +68,7 @@ def look_after(detail: StatusChange, context: Any) -> dict[str, Any]:
         if detail.status != "SUCCEEDED":
             report(keys, execution, redrives)
         with working(StepRequest(**keys)):
+            settle(LedgerSettings.load(), key, detail.name)
             count(execution)
     return result
 
@@ -82,7 +85,6 @@ def count(execution: dict[str, Any]) -> None:
     measure(
         TurnsAnswered=1,
         AgentSeconds=output["agent_seconds"],
-        CostUsd=output["cost_usd"],
         InputTokens=output.get("input_tokens", 0),
         OutputTokens=output.get("output_tokens", 0),
         **({"Undeliverable": 1} if output["outcome"] == "UNDELIVERABLE" else {}),
