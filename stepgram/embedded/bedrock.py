@@ -15,6 +15,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from flask import Flask, Response, request
@@ -91,14 +92,37 @@ def events(answer: demo_model.Answer, model: str, input_tokens: int) -> Iterator
     yield {"type": "message_stop"}
 
 
+def until_break(stream: Iterator[dict[str, Any]], whole: int | None) -> Iterator[dict[str, Any]]:
+    """The events until the connection breaks: `whole` blocks, and the first piece of the next, if there is one."""
+    for event in stream:
+        if whole is not None and event["type"] == "message_delta":
+            return
+        yield event
+        if event["type"] == "content_block_delta" and event["index"] == whole:
+            return
+
+
 def pieces(text: str, limit: int = 50) -> list[str]:
     """The text cut into at most `limit` deltas, as a model streams them."""
     size = max(1, -(-len(text) // limit))
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
+def refused(status: int, retry_after: int | None) -> Response:
+    """An error as the API answers it; `retry_after` in seconds."""
+    name = ERROR_TYPES.get(status, "InternalServerException")
+    response = Response(json.dumps({"message": f"{name} asked for by the demo model"}), status)
+    response.headers.update({"content-type": "application/json", "x-amzn-errortype": name})
+    if retry_after is not None:
+        response.headers["retry-after"] = str(retry_after)
+    return response
+
+
 class Bedrock:
-    """The endpoint. `failures` counts, for each message, the CLI processes that were made to fail; it is kept."""
+    """The endpoint. `failures` has, for each step of a conversation, the requests that were made to fail; it is kept.
+
+    A request is named by its CLI process, where that counts once (`demo_model`).
+    """
 
     def __init__(self, failures: dict[str, list[str]] | None = None) -> None:
         self.failures = failures if failures is not None else {}
@@ -129,27 +153,26 @@ class Bedrock:
         return record
 
     def _answer(self, record: dict[str, Any]) -> demo_model.Answer | Response:
-        messages, process = record["body"]["messages"], record["process"]
+        messages = record["body"]["messages"]
         answer = demo_model.answer(messages)
         if isinstance(answer, demo_model.Answer):
             return answer
+        name = record["process"] if answer.by_process else uuid.uuid4().hex
         with self._lock:
-            message = f"{record['session']} message {len(demo_model.human_texts(messages))}"
-            failed = self.failures.setdefault(message, [])
-            if process not in failed and len(failed) >= answer.times:
-                return demo_model.text_answer(f"The endpoint failed {answer.times} times first, then it answered.")
-            if process not in failed:
-                failed.append(process)
-        name = ERROR_TYPES.get(answer.status, "InternalServerException")
-        response = Response(json.dumps({"message": f"{name} asked for by the demo model"}), answer.status)
-        response.headers.update({"content-type": "application/json", "x-amzn-errortype": name})
-        return response
+            failed = self.failures.setdefault(f"{record['session']} {demo_model.step(messages)}", [])
+            if name not in failed and len(failed) >= answer.times:
+                return replace(answer.then, whole=None)
+            if name not in failed:
+                failed.append(name)
+        return answer.then if answer.status is None else refused(answer.status, answer.retry_after)
 
     def _invoke(self, model: str) -> Any:
         answer = self._answer(self._record(model))
         if isinstance(answer, Response):
             return answer
         time.sleep(answer.seconds)
+        if answer.whole is not None:
+            return _broken(Response(b"{"))
         size = tokens(json.dumps(list(answer.blocks)))
         return {
             "id": f"msg_bdrk_{uuid.uuid4().hex[:20]}",
@@ -170,11 +193,18 @@ class Bedrock:
         input_tokens = tokens(request.get_data(as_text=True))
 
         def body() -> Iterator[bytes]:
-            stream = list(events(answer, model, input_tokens))
+            stream = list(until_break(events(answer, model, input_tokens), answer.whole))
             for event in stream:
                 yield chunk(event)
                 if answer.seconds:
                     time.sleep(answer.seconds / len(stream))
             record["ended"] = time.time()
 
-        return Response(body(), content_type="application/vnd.amazon.eventstream")
+        response = Response(body(), content_type="application/vnd.amazon.eventstream")
+        return response if answer.whole is None else _broken(response)
+
+
+def _broken(response: Response) -> Response:
+    """A response that promises more than it brings, so that its end is a broken connection."""
+    response.headers["content-length"] = str(2**31)
+    return response

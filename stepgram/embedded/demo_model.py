@@ -6,7 +6,10 @@ its own, so its count of the conversation is the count of what it was really sen
     plain text                 You said: <text> / This is message <n> of this conversation. What it was shown is named:
                                I see: image/png (70 bytes).
     !bash <command>            calls the Bash tool, then reports its output
-    !error <status> <times>    the endpoint answers that HTTP status for the first <times> runs of the turn
+    !error <status> <times> [<seconds>]    the endpoint answers that HTTP status <times> times first, asking to come
+                               again after <seconds> (`Retry-After`)
+    !break <times> [<blocks>]  the connection breaks <times> times first: after so many complete blocks (default 0), in
+                               the middle of the next
     !slow <seconds>            streams its answer for that long
     !long <characters>         an answer of exactly that many characters
     !markdown                  headings, a table, code, a list
@@ -14,7 +17,18 @@ its own, so its count of the conversation is the count of what it was really sen
     !crash                     the agent's CLI process dies in the middle of the turn
     !tool <name> <json>        calls any tool by name, then reports its result
 
-Told to go on after an interruption, it says that it was interrupted, and what it was asked.
+`!error` and `!break` spoil the answer of the directive on the next line; as the last line, what comes after the tool
+call on the line before:
+
+    !bash echo once >> log     the tool runs; then the request that carries its output is refused twice, and the
+    !error 429 2               command's output is reported
+
+One time is one request, where the CLI repeats a request by itself (408, 409, 429, 5xx, a broken connection). What it
+does not wait for (400, 401, 403, 404) it sends again at once in other forms: there, one time is one CLI process, so
+that `!error 403 1` is one failed run.
+
+Told to go on after an interruption, it says that it was interrupted, and what it was asked. Told that its response was
+cut off, it says the blocks that are missing.
 
 An unknown `!word` is plain text.
 """
@@ -25,7 +39,7 @@ import base64
 import json
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
@@ -62,20 +76,35 @@ def greet(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """The endpoint answers `status` (an HTTP status) for the first `times` runs of a turn."""
-
-    status: int
-    times: int
-
-
-@dataclass(frozen=True)
 class Answer:
-    """Content blocks of one assistant message; `seconds` is how long streaming them takes."""
+    """Content blocks of one assistant message; `seconds` is how long streaming them takes.
+
+    The connection breaks after `whole` complete blocks, in the middle of the next; None: it holds.
+    """
 
     blocks: tuple[dict[str, Any], ...]
     stop_reason: str
     seconds: float = 0.0
+    whole: int | None = None
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What the endpoint does `times` times before it gives the answer `then`.
+
+    It answers the HTTP `status`, with `retry_after` in seconds; without a status, it begins the answer and the
+    connection breaks.
+    """
+
+    times: int
+    then: Answer
+    status: int | None = None
+    retry_after: int | None = None
+
+    @property
+    def by_process(self) -> bool:
+        """Whether one time is all that one CLI process asks, which does not wait and ask again."""
+        return self.status in (400, 401, 403, 404)
 
 
 def text_answer(text: str, seconds: float = 0.0) -> Answer:
@@ -98,25 +127,41 @@ ADDED = ("<system-reminder>", "[Image: source: ")
 GO_ON = "[Your time in this container ran out"
 """How the agent's function begins its message to an agent that goes on in another run."""
 
+CUT_OFF = "Your response above was cut off"
+"""How the CLI begins its message to a model whose stream broke after a complete block."""
+
 
 def human_texts(messages: list[dict[str, Any]]) -> list[str]:
     """What people wrote, oldest first: the last text block of every user message that carries no tool result."""
-    return [text for text in _texts(messages) if not text.startswith((INTERRUPTED, GO_ON))]
+    return [text for text, _ in _texts(messages) if not text.startswith((INTERRUPTED, GO_ON, CUT_OFF))]
 
 
-def _texts(messages: list[dict[str, Any]]) -> list[str]:
+def _texts(messages: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """What user messages without a tool result say, and where they stand."""
     texts = []
-    for message in messages:
+    for index, message in enumerate(messages):
         if message["role"] != "user":
             continue
-        content = message["content"]
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        blocks = _blocks(message)
         if any(block["type"] == "tool_result" for block in blocks):
             continue
         spoken = [b["text"] for b in blocks if b["type"] == "text" and not b["text"].startswith(ADDED)]
         if spoken:
-            texts.append(spoken[-1])
+            texts.append((spoken[-1], index))
     return texts
+
+
+def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def step(messages: list[dict[str, Any]]) -> str:
+    """Which request of the conversation this is, however often it comes: the message, and the tools that ran for it."""
+    texts = human_texts(messages)
+    asked = max((index for text, index in _texts(messages) if text in texts), default=0)
+    ran = sum(1 for message in messages[asked:] for block in _blocks(message) if block["type"] == "tool_result")
+    return f"message {len(texts)} step {ran}"
 
 
 def tool_result(messages: list[dict[str, Any]]) -> str | None:
@@ -131,18 +176,57 @@ def tool_result(messages: list[dict[str, Any]]) -> str | None:
     return REMINDER.sub("", text).strip()
 
 
-def answer(messages: list[dict[str, Any]]) -> Answer | Failure:
+def answer(messages: list[dict[str, Any]]) -> Answer | Trouble:
     """What the demo model does with one request's `messages`."""
+    said = [text for text, _ in _texts(messages)]
     texts = human_texts(messages)
     text = texts[-1] if texts else ""
     output = tool_result(messages)
-    if _texts(messages)[-1:] and _texts(messages)[-1].startswith(GO_ON):
+    if said[-1:] and said[-1].startswith(GO_ON):
         return text_answer(f"I was interrupted and went on: {text}")
+    if output is None and said[-1:] and said[-1].startswith(CUT_OFF):
+        cut = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
+        return _rest(answer(messages[:cut]), len(_blocks(messages[cut])))
+    first, _, last = text.rpartition("\n")
     if output is not None:
-        return text_answer(f"The tool answered:\n\n```\n{output}\n```")
+        reported = text_answer(f"The tool answered:\n\n```\n{output}\n```")
+        return _trouble(last, reported) or reported if first else reported
     seen = "".join(f"I see: {what}.\n\n" for what in shown(messages))
-    plain = f"You said: {text}\n\n{seen}This is message {len(texts)} of this conversation."
-    return _directive(text) or text_answer(plain)
+    plain = text_answer(f"You said: {text}\n\n{seen}This is message {len(texts)} of this conversation.")
+    return _spoiled(text) or plain
+
+
+def _spoiled(text: str) -> Answer | Trouble | None:
+    """The answer to a message of directives, one a line."""
+    first, _, rest = text.partition("\n")
+    answered = "The endpoint failed {} times first, then it answered."
+    if (spoiled := _trouble(first, text_answer(""))) is not None:
+        then = _directive(rest) if rest else _in_blocks(answered.format(spoiled.times), spoiled.then.whole)
+        return _trouble(first, then or text_answer(rest))
+    before, _, last = text.rpartition("\n")
+    return _directive(before if before and _trouble(last, text_answer("")) else text)
+
+
+def _in_blocks(text: str, whole: int | None) -> Answer:
+    """A text after as many others as come through before the connection breaks, one of which is longer."""
+    parts = [f"Part {number} of what is said before the connection breaks." for number in range(1, (whole or 0) + 1)]
+    return Answer(tuple({"type": "text", "text": part} for part in (*parts, text)), "end_turn")
+
+
+def _trouble(line: str, then: Answer) -> Trouble | None:
+    if match := re.fullmatch(r"!error (\d{3}) (\d+)(?: (\d+))?", line):
+        return Trouble(int(match[2]), then, int(match[1]), int(match[3]) if match[3] else None)
+    if match := re.fullmatch(r"!break (\d+)(?: (\d+))?", line):
+        return Trouble(int(match[1]), replace(then, whole=int(match[2] or 0)))
+    return None
+
+
+def _rest(found: Answer | Trouble, there: int) -> Answer | Trouble:
+    """What is missing of an answer when some blocks of it are there."""
+    if isinstance(found, Trouble):
+        rest = _rest(found.then, there)
+        return replace(found, then=rest) if isinstance(rest, Answer) else rest
+    return replace(found, blocks=found.blocks[there:] or text_answer("Nothing was missing.").blocks)
 
 
 def shown(messages: list[dict[str, Any]]) -> list[str]:
@@ -153,11 +237,9 @@ def shown(messages: list[dict[str, Any]]) -> list[str]:
     return [f"{source['media_type']} ({len(base64.b64decode(source['data']))} bytes)" for source in sources]
 
 
-def _directive(text: str) -> Answer | Failure | None:
+def _directive(text: str) -> Answer | None:
     if match := re.fullmatch(r"!bash (.+)", text, re.DOTALL):
         return tool_call("Bash", {"command": match[1], "description": "Run the user's command"}, "Running it.")
-    if match := re.fullmatch(r"!error (\d{3}) (\d+)", text):
-        return Failure(int(match[1]), int(match[2]))
     if match := re.fullmatch(r"!slow (\d+(?:\.\d+)?)", text):
         return text_answer(" ".join(f"word{n}" for n in range(1, 41)) + " and done.", float(match[1]))
     if match := re.fullmatch(r"!long (\d+)", text):
