@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -20,7 +21,7 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from claude_agent_sdk import (
     AssistantMessage,
@@ -33,16 +34,22 @@ from claude_agent_sdk import (
     ResultError,
     ResultMessage,
     StreamEvent,
+    SystemMessage,
+    TextBlock,
+    ToolResultBlock,
     ToolUseBlock,
+    UserMessage,
     project_key_for_directory,
 )
 
 from functions.agent.inbox import Prompt
 from functions.agent.options import Approval, Folders, agent_options, cli_environment
+from functions.agent.patience import Patience
 from functions.agent.processes import below, end_leftovers
 from functions.agent.reporter import Watch
+from functions.agent.speech import Speech
 from functions.agent.store import RestoredStore
-from functions.common.errors import AgentCrashed, AgentTimedOut, ModelRejected, model_error
+from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError, model_error
 from functions.common.observability import logger
 from functions.common.settings import AgentSettings, environment
 from functions.common.snapshots import Manifest, Snapshots, session_prefix
@@ -52,17 +59,24 @@ from functions.common.workspace import Captured, Limits, Workspace
 INTERRUPT_SECONDS = 4.0
 """How long the CLI may take to end a run that was interrupted; it takes some 20 ms."""
 
+ENDED: dict[str, Literal["max_turns", "budget"]] = {"error_max_turns": "max_turns", "error_max_budget_usd": "budget"}
+"""Results of a run that came to a limit of its own, which is no failure: what was said until then is its answer."""
+
+API_ERROR = re.compile(rb"\[ERROR\] API error \(attempt [^)]*\): (?:\d+ )?(.*)")
+"""The line of the CLI's debug log with the endpoint's words, which its messages lack (seen with CLI 2.1.329)."""
+
 STDERR_LINES = 20
 DEBUG_BYTES = 1024 * 1024
+DEBUG_TAIL_BYTES = 16 * 1024
 ROOT = Path(tempfile.gettempdir()) / "stepgram"
 
 
 @dataclass(frozen=True)
 class Run:
-    """How one run of the CLI ended: `text` is the answer, or what was said until it was interrupted.
+    """How one run of the CLI ended: `text` is the answer, or all that was said when it ended before its answer.
 
     `cost_usd` is of this run alone; `final` is absent when it was stopped before it began. `waiting` is a tool call
-    that waits for a person.
+    that waits for a person. `ended` is the limit it came to: of model calls, or of money.
     """
 
     text: str
@@ -70,6 +84,7 @@ class Run:
     cost_usd: float = 0.0
     interrupted: bool = False
     waiting: DeferredToolUse | None = None
+    ended: Literal["max_turns", "budget"] | None = None
 
 
 class Silent:
@@ -79,6 +94,9 @@ class Silent:
         """Not shown."""
 
     def uses(self, name: str, arguments: dict[str, Any]) -> None:
+        """Not shown."""
+
+    def busy(self, is_busy: bool) -> None:
         """Not shown."""
 
 
@@ -99,6 +117,7 @@ class Conversation:
         self.snapshots = snapshots
         self.approval = approval
         self.model = settings.model
+        self.busy_seconds = settings.model_busy_seconds
         self.started = time.monotonic()
         self.base = snapshots.read(manifest, Manifest) if manifest else None
         self._stderr: list[str] = []
@@ -141,7 +160,9 @@ class Conversation:
 
         Raises AgentCrashed, AgentTimedOut, ModelThrottled, ModelUnavailable, ModelAccessDenied, ModelRejected.
         """
-        self._spoken: list[str] = []
+        self._speech = Speech()
+        self._patience = Patience(self.busy_seconds)
+        self._given_up: ModelError | None = None
         try:
             final = self._do(self._ask(text, seconds, watch or Silent()))
         except ResultError as error:
@@ -150,15 +171,18 @@ class Conversation:
             raise AgentCrashed(f"{error}; {' | '.join(self._stderr[-STDERR_LINES:])}") from error
         if final is None:
             return Run("", interrupted=True)
-        interrupted = (final.terminal_reason or "").startswith("aborted")
-        if final.is_error and not interrupted:
-            raise _named(final)
         spent = max(final.total_cost_usd or 0.0, self._spent_usd)
         cost, self._spent_usd = spent - self._spent_usd, spent
         self.run_usd += cost
-        whole = interrupted or final.deferred_tool_use is not None
-        said = "\n\n".join(part for part in self._spoken if part.strip()) if whole else final.result or ""
-        return Run(said, final, cost, interrupted, final.deferred_tool_use)
+        interrupted = (final.terminal_reason or "").startswith("aborted")
+        ended = ENDED.get(final.subtype)
+        if self._given_up is not None and final.is_error and not self.stopping:
+            raise self._given_up
+        if final.is_error and not interrupted and ended is None:
+            raise _named(final)
+        whole = interrupted or ended is not None or final.deferred_tool_use is not None
+        said = self._speech.everything if whole else self._speech.passage or final.result or ""
+        return Run(said, final, cost, interrupted, final.deferred_tool_use, ended)
 
     def stop(self) -> None:
         """Interrupt the run, or the one that is about to begin. From any thread."""
@@ -231,42 +255,78 @@ class Conversation:
             return None
         if text is not None:
             await self._client.query(text if isinstance(text, str) else _message(text))
-        answer = asyncio.ensure_future(self._receive(watch))
+        over = asyncio.Event()
+        answer = asyncio.ensure_future(self._receive(watch, over))
         stop = asyncio.ensure_future(self._stop.wait())
+        give_up = asyncio.ensure_future(over.wait())
         try:
-            await asyncio.wait((answer, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((answer, stop, give_up), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
-                logger.info("the agent is interrupted", stopped=stop.done())
+                logger.info("the agent is interrupted", stopped=stop.done(), gave_up=give_up.done())
                 await self._client.interrupt()
                 await asyncio.wait((answer,), timeout=INTERRUPT_SECONDS)
             if not answer.done():
-                raise AgentTimedOut(f"no answer within {seconds:.0f} seconds, and the agent could not be interrupted")
+                raise self._given_up or AgentTimedOut(
+                    f"no answer within {seconds:.0f} seconds, and the agent could not be interrupted"
+                )
             return answer.result()
         finally:
-            answer.cancel()
-            stop.cancel()
+            for waited_for in (answer, stop, give_up):
+                waited_for.cancel()
 
-    async def _receive(self, watch: Watch) -> ResultMessage:
+    async def _receive(self, watch: Watch, over: asyncio.Event) -> ResultMessage:
+        """The run's result; `over` is set when the model has been busy for too long."""
         async for message in self._client.receive_response():
             if isinstance(message, MirrorErrorMessage):
                 raise AgentCrashed(f"the transcript was not kept: {message.error}")
             if isinstance(message, ResultMessage):
                 return message
-            if isinstance(message, StreamEvent) and message.parent_tool_use_id is None:
-                self._hear(message.event, watch)
-            if isinstance(message, AssistantMessage) and message.parent_tool_use_id is None:
-                for block in message.content:
-                    if isinstance(block, ToolUseBlock):
-                        watch.uses(block.name, block.input)
+            if isinstance(message, SystemMessage) and message.subtype == "api_retry":
+                watch.busy(True)
+                words = self._endpoints_words() if message.data.get("error_status") else ""
+                self._given_up = self._patience.ends(message.data, words)
+                if self._given_up is not None:
+                    over.set()
+            if isinstance(message, StreamEvent | AssistantMessage | UserMessage) and not message.parent_tool_use_id:
+                self._hear(message, watch)
         raise AgentCrashed(f"the run ended without a result; {' | '.join(self._stderr[-STDERR_LINES:])}")
 
-    def _hear(self, event: dict[str, Any], watch: Watch) -> None:
+    def _hear(self, message: StreamEvent | AssistantMessage | UserMessage, watch: Watch) -> None:
+        """What the agent itself says and does, subagents apart. An error the CLI tells of here is not the run's."""
+        if isinstance(message, StreamEvent):
+            self._hear_event(message.event, watch)
+        elif isinstance(message, UserMessage):
+            if isinstance(message.content, list) and any(isinstance(b, ToolResultBlock) for b in message.content):
+                self._speech.ends()
+        elif message.error is None:
+            self._answered(watch)
+            for block in message.content:
+                if isinstance(block, TextBlock):
+                    self._speech.block(message.message_id, block.text)
+                elif isinstance(block, ToolUseBlock):
+                    watch.uses(block.name, block.input)
+
+    def _hear_event(self, event: dict[str, Any], watch: Watch) -> None:
         """One event of the model's stream, as the Messages API names them."""
         if event["type"] == "message_start":
-            self._spoken.append("")
+            self._answered(watch)
+            self._speech.begins(event["message"]["id"])
         elif event["type"] == "content_block_delta" and event["delta"]["type"] == "text_delta":
-            self._spoken[-1] += event["delta"]["text"]
-            watch.said(self._spoken[-1])
+            self._speech.grows(event["delta"]["text"])
+            watch.said(self._speech.passage)
+        elif event["type"] == "message_delta":
+            self._speech.ends()
+
+    def _answered(self, watch: Watch) -> None:
+        self._patience.answered()
+        watch.busy(False)
+
+    def _endpoints_words(self) -> str:
+        """What the model's endpoint said last in a refusal; empty when there is nothing."""
+        with self._debug.open("rb") as log:
+            log.seek(max(0, self._debug.stat().st_size - DEBUG_TAIL_BYTES))
+            found = API_ERROR.findall(log.read())
+        return found[-1].decode("utf-8", "replace").strip() if found else ""
 
     @staticmethod
     def _do(coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -317,6 +377,4 @@ def _named(failed: ResultError | ResultMessage) -> Exception:
     """The error's name in the workflow, from what the CLI says of a failed run."""
     if failed.api_error_status is not None or failed.terminal_reason == "api_error":
         return model_error(failed.api_error_status, str(failed.result or failed.subtype))
-    if failed.subtype in ("error_max_turns", "error_max_budget_usd"):
-        return ModelRejected(f"{failed.subtype}: {'; '.join(failed.errors or [])}")
     return AgentCrashed(f"{failed.subtype}: {'; '.join(failed.errors or [])}")

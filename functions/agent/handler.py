@@ -19,6 +19,7 @@ from functions.agent.inbox import Prompt, prompt, take_in
 from functions.agent.options import Approval
 from functions.agent.processes import adopt, end_leftovers
 from functions.agent.reporter import Reporter
+from functions.agent.speech import paragraphs
 from functions.common import aws
 from functions.common.access import unseal
 from functions.common.approvals import Decision
@@ -151,7 +152,7 @@ def _keep_or_close(conversation: Conversation, settings: AgentSettings, summary:
     global _kept
     young = time.monotonic() - conversation.started < settings.keep_open_seconds
     small = conversation.memory < settings.keep_open_mb * 1024 * 1024
-    done = summary.status == "done" and not conversation.stopping
+    done = summary.status == "done" and summary.ended is None and not conversation.stopping
     if done and young and small and conversation.run_usd < settings.max_budget_usd / 10:
         _kept = conversation
     else:
@@ -198,7 +199,8 @@ def _run(
     files = {
         file.name: file for file in (*(earlier.files if earlier else ()), *_outbox(conversation, captured, folder))
     }
-    answer = run.text
+    answered = status == "done" and not stopped and run.ended is None
+    answer = run.text if answered else paragraphs(earlier.text if earlier else "", run.text)
     summary = RunSummary(
         status=status,
         result=result_key(folder, session.part),
@@ -215,6 +217,7 @@ def _run(
         part=session.part,
         stopped=stopped,
         waiting=waiting.name if waiting else None,
+        ended=run.ended,
     )
     return RunResult(
         went_on_from=session.going_on,

@@ -20,6 +20,7 @@ from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from functions.agent.approve import OUTSIDE, VARIABLE, WRITERS
+from functions.agent.patience import CLI_RETRIES
 from functions.agent.store import SnapshotStore
 from functions.common.errors import ConfigurationError
 from functions.common.secrets import secret
@@ -29,6 +30,9 @@ CONFIG = Path(__file__).parent / "config"
 
 TOOLS = ["Bash", "Read", "Write", "Edit", "Glob", "Grep", "Skill", "Agent", "WebFetch"]
 """The built-in tools the agent is offered; each is also allowed without asking, unless it is configured to ask."""
+
+SILENT_STREAM_SECONDS = 180
+"""A stream that brings not one byte for so long is cut and the request repeated; thinking may be silent for a while."""
 
 HOOK = Path(__file__).parent / "approve.py"
 
@@ -167,7 +171,13 @@ def cli_environment(
         "DISABLE_TELEMETRY": "1",
         "DISABLE_ERROR_REPORTING": "1",
     }
-    retries = {"CLAUDE_CODE_MAX_RETRIES": "0", "API_TIMEOUT_MS": "120000"}
+    retries = {
+        "CLAUDE_CODE_MAX_RETRIES": str(CLI_RETRIES),
+        "API_TIMEOUT_MS": "120000",
+        "CLAUDE_ENABLE_BYTE_WATCHDOG": "1",
+        "CLAUDE_ENABLE_BYTE_WATCHDOG_BEDROCK": "1",
+        "CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS": str(SILENT_STREAM_SECONDS * 1000),
+    }
     places = {
         "HOME": str(folders.home),
         "CLAUDE_CONFIG_DIR": str(folders.config),

@@ -34,6 +34,9 @@ class Watch(Protocol):
     def uses(self, name: str, arguments: dict[str, Any]) -> None:
         """A tool is called."""
 
+    def busy(self, is_busy: bool) -> None:
+        """The model is busy or away and its request is repeated, or it answers again."""
+
 
 class Reporter:
     """One run's reports, from `with` to its end. `stop` is called, from a thread, when somebody wants to stop."""
@@ -49,6 +52,7 @@ class Reporter:
         self._done = threading.Event()
         self._text = ""
         self._tool: Tool | None = None
+        self._busy = False
         self.stopped = threading.Event()
         self._threads = [
             threading.Thread(target=copy_context().run, args=(work,), daemon=True)
@@ -80,6 +84,14 @@ class Reporter:
             self._tool = tool(name, arguments)
         self._news.set()
 
+    def busy(self, is_busy: bool) -> None:
+        """The model is busy or away and its request is repeated, or it answers again."""
+        with self._lock:
+            if self._busy == is_busy:
+                return
+            self._busy = is_busy
+        self._news.set()
+
     def _show(self) -> None:
         changed = True
         while not self._done.is_set():
@@ -95,7 +107,7 @@ class Reporter:
     def _send(self, show: Any) -> Heard:
         with self._lock:
             self._time = max(self._time + 1, time.time_ns() // 1_000_000)
-            what = {"time": self._time, "show": show, "text": self._text, "tool": self._tool}
+            what = {"time": self._time, "show": show, "text": self._text, "tool": self._tool, "busy": self._busy}
         heard = self._report(self._base.model_copy(update=what))
         if heard.stop and not self.stopped.is_set():
             self.stopped.set()

@@ -117,10 +117,7 @@ class ModelAccessDenied(ModelError):
 class ModelRejected(ModelError):
     """Another 4xx: this request will never be accepted."""
 
-    remedy = (
-        "The cause has the endpoint's words: a wrong model id, a request too large, a turn beyond "
-        "MaxBudgetUsd or MaxModelTurns. Mend it, then rerun."
-    )
+    remedy = "The cause has the endpoint's words: a wrong model id, or a request too large. Mend it, then rerun."
 
 
 class AgentError(StepgramError):

@@ -61,6 +61,7 @@ class Report(StepRequest):
     """Where the turn stands at `time`, in milliseconds since 1970; `waiting` turns are before this one.
 
     `listen` shows nothing, it only asks whether to stop; `alive` renews what fades; `news` has something to show.
+    `busy`: the model is, and its request is repeated.
     """
 
     ticket: str
@@ -69,6 +70,7 @@ class Report(StepRequest):
     waiting: int | None = None
     text: str = ""
     tool: Tool | None = None
+    busy: bool = False
 
 
 class Heard(BaseModel):

@@ -260,6 +260,12 @@ class AgentSettings(BucketSettings):
     base_url: str | None = Field(None, alias="MODEL_BASE_URL", description="Model endpoint; only off AWS")
     max_turns: int = Field(50, alias="MAX_MODEL_TURNS", ge=1, description="Model calls at most in one turn")
     max_budget_usd: float = Field(5.0, alias="MAX_BUDGET_USD", gt=0, description="US dollars at most in one turn")
+    model_busy_seconds: float = Field(
+        60,
+        alias="MODEL_BUSY_SECONDS",
+        ge=0,
+        description="Seconds a request to a busy or broken model is repeated inside a run; then the workflow's Retry",
+    )
     approval_tools: NameList = Field(
         ("Bash", "outside"),
         alias="APPROVAL_TOOLS",

@@ -125,7 +125,8 @@ class RunSummary(Frozen):
 
     `continue` means that Lambda's time was up, `approval` that a call of the tool `waiting` needs a person: part `part`
     of the turn is staged, and the next one goes on from it.
-    Costs, tokens, model turns and seconds are of all parts so far. `stopped`: somebody pressed Stop.
+    Costs, tokens, model turns and seconds are of all parts so far. `stopped`: somebody pressed Stop. `ended` is the
+    limit the last part came to: of model calls, or of money.
     """
 
     status: Literal["done", "continue", "approval"]
@@ -143,11 +144,13 @@ class RunSummary(Frozen):
     part: int = 0
     stopped: bool = False
     waiting: str | None = None
+    ended: Literal["max_turns", "budget"] | None = None
 
 
 class RunResult(Frozen):
-    """The stored outcome of a run. `went_on_from` is the manifest it went on from; a call is `waiting` for a person.
+    """The stored outcome of a run: `text` is its answer, or all that was said in the turn when there is none yet.
 
+    `went_on_from` is the manifest it went on from; a call is `waiting` for a person.
     `attempt` is the execution's redrive count when it ran.
     """
 

@@ -233,6 +233,18 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "en": "🔧 {tool}{what}",
         "zh": "🔧 {tool}{what}",
     },
+    "model_busy": {
+        "en": "⏳ The model is busy; I keep trying.",
+        "zh": "⏳ 模型繁忙，正在继续尝试。",
+    },
+    "ended_max_turns": {
+        "en": "⚠️ I stopped here: this message has taken as many steps as one may. Tell me to go on, and I do.",
+        "zh": "⚠️ 我在这里停下了：这条消息的处理步数已达上限。让我继续，我就会接着做。",
+    },
+    "ended_budget": {
+        "en": "⚠️ I stopped here: this message has cost as much as one may. Tell me to go on, and I do.",
+        "zh": "⚠️ 我在这里停下了：这条消息的费用已达上限。让我继续，我就会接着做。",
+    },
     "nothing_to_stop": {
         "en": "Nothing is running here.",
         "zh": "这里没有正在进行的任务。",

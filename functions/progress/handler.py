@@ -106,7 +106,9 @@ class Sign:
         return say(text, self._ticket.language, **values)
 
     def _line(self) -> str:
-        """The tool that runs, as one line of Markdown."""
+        """That the model is busy, or the tool that runs, as one line of Markdown."""
+        if self._report.busy:
+            return self._say("model_busy")
         tool = self._report.tool
         if tool is None or self._ticket.verbose == 0:
             return ""

@@ -54,9 +54,7 @@ def handler(request: Request) -> Result:
     delivery = closing(settings, request, request.chat, request.message_id, redrive_count(request.execution))
     if request.notice is not None:
         delivery.text("notice", say(request.notice, request.language))
-    markdown = run.text if run.text.strip() else say("empty_answer", request.language)
-    if run.summary.stopped:
-        markdown = "\n\n".join(part for part in (run.text.strip(), say("stopped", request.language)) if part)
+    markdown = answer(run, request.language)
     how = plan(markdown, settings.rich)
     for number, part in enumerate(how.parts):
         if how.form == "rich":
@@ -82,6 +80,14 @@ def handler(request: Request) -> Result:
     delivery.complete()
     outcome: Literal["DELIVERED", "STOPPED"] = "STOPPED" if run.summary.stopped else "DELIVERED"
     return Result(outcome=outcome, form=how.form, message_ids=delivery.message_ids)
+
+
+def answer(run: RunResult, language: str) -> str:
+    """What the agent said, and a sentence why when that is not its whole answer."""
+    why = "stopped" if run.summary.stopped else run.summary.ended and f"ended_{run.summary.ended}"
+    if why is not None:
+        return "\n\n".join(part for part in (run.text.strip(), say(why, language)) if part)
+    return run.text if run.text.strip() else say("empty_answer", language)
 
 
 def left_out(paths: tuple[LeftOut, ...], language: str) -> str:

@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from claude_agent_sdk import AssistantMessage, MirrorErrorMessage, ResultMessage, StreamEvent, ToolUseBlock
+from claude_agent_sdk import (
+    AssistantMessage,
+    MirrorErrorMessage,
+    ResultMessage,
+    StreamEvent,
+    SystemMessage,
+    TextBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    UserMessage,
+)
 
 from functions.agent.conversation import Conversation
-from functions.common.errors import AgentCrashed, AgentTimedOut, ModelRejected, ModelThrottled, StepgramError
+from functions.common.errors import (
+    AgentCrashed,
+    AgentTimedOut,
+    ModelAccessDenied,
+    ModelRejected,
+    ModelThrottled,
+    ModelUnavailable,
+    StepgramError,
+)
 
 
 class Client:
     """Plays one run: the messages, or silence."""
 
-    def __init__(self, *messages: Any, silent: bool = False) -> None:
-        self._messages, self._silent = messages, silent
+    def __init__(self, *messages: Any, silent: bool = False, ends_with: ResultMessage | None = None) -> None:
+        self._messages, self._silent, self._ends_with = messages, silent, ends_with
+        self._interrupted = asyncio.Event()
 
     async def query(self, text: str) -> None:
         pass
 
     async def interrupt(self) -> None:
-        pass
+        self._interrupted.set()
 
     async def receive_response(self) -> AsyncIterator[Any]:
         for message in self._messages:
             yield message
         if self._silent:
-            await asyncio.Event().wait()
+            await (self._interrupted if self._ends_with else asyncio.Event()).wait()
+            yield self._ends_with
 
 
 def conversation(client: Client) -> Conversation:
@@ -37,6 +59,7 @@ def conversation(client: Client) -> Conversation:
     made._client = client  # type: ignore[assignment]
     made._stop = asyncio.Event()
     made._stderr, made._spent_usd, made.run_usd = ["last words"], 1.0, 0.0
+    made.busy_seconds, made._debug = 60.0, Path(os.devnull)
     return made
 
 
@@ -68,7 +91,7 @@ def test_an_agent_that_cannot_be_interrupted_timed_out(monkeypatch: pytest.Monke
     ("fields", "error"),
     [
         ({"api_error_status": 429, "terminal_reason": "api_error", "result": "busy"}, ModelThrottled),
-        ({"subtype": "error_max_budget_usd", "errors": ["spent"]}, ModelRejected),
+        ({"api_error_status": 400, "terminal_reason": "api_error", "result": "too long"}, ModelRejected),
         ({"subtype": "error_during_execution", "errors": ["boom"]}, AgentCrashed),
     ],
 )
@@ -98,6 +121,10 @@ class Watcher:
     def uses(self, name: str, arguments: dict[str, Any]) -> None:
         self.seen.append(name)
 
+    def busy(self, is_busy: bool) -> None:
+        if is_busy:
+            self.seen.append("busy")
+
 
 def stream(kind: str, parent: str | None = None, **event: Any) -> StreamEvent:
     return StreamEvent(uuid="u", session_id="s", event={"type": kind, **event}, parent_tool_use_id=parent)
@@ -107,11 +134,28 @@ def spoken(text: str, parent: str | None = None) -> StreamEvent:
     return stream("content_block_delta", parent, delta={"type": "text_delta", "text": text})
 
 
+def begins(message: str) -> StreamEvent:
+    return stream("message_start", message={"id": message})
+
+
+def block(message: str, text: str, error: Any = None) -> AssistantMessage:
+    return AssistantMessage(content=[TextBlock(text)], model="m", message_id=message, error=error)
+
+
+def retry(seconds: float, status: int | None) -> SystemMessage:
+    data = {"attempt": 1, "max_retries": 10, "retry_delay_ms": seconds * 1000, "error_status": status, "error": "why"}
+    return SystemMessage(subtype="api_retry", data=data)
+
+
+ENDS = stream("message_delta", delta={"stop_reason": "end_turn"})
+TOOL = AssistantMessage(content=[ToolUseBlock(id="t", name="Bash", input={"command": "ls"})], model="m", message_id="a")
+ANSWERED = UserMessage(content=[ToolResultBlock(tool_use_id="t", content="done")])
+
+
 def test_what_the_agent_says_and_does_is_seen_and_an_interrupted_run_keeps_it() -> None:
-    tool = AssistantMessage(content=[ToolUseBlock(id="t", name="Bash", input={"command": "ls"})], model="m")
     messages = (
-        stream("message_start"), spoken("I "), spoken("look."), spoken("hidden", "subagent"), tool,
-        stream("message_start"), spoken("Found"), result(is_error=True, terminal_reason="aborted_streaming"),
+        begins("a"), spoken("I "), spoken("look."), spoken("hidden", "subagent"), block("a", "I look."), TOOL, ENDS,
+        begins("b"), spoken("Found"), result(is_error=True, terminal_reason="aborted_streaming"),
     )  # fmt: skip
     watcher = Watcher()
 
@@ -129,3 +173,77 @@ def test_a_run_stopped_before_it_began_asks_the_model_nothing() -> None:
     run = made.ask("hello", 5)
 
     assert (run.text, run.final, run.interrupted) == ("", None, True)
+
+
+def test_what_broke_off_in_its_first_block_is_said_once() -> None:
+    broken = (begins("a"), spoken("The ans"), stream("message_stop"), retry(0.5, None))
+    again = (begins("b"), spoken("The answer."), result(is_error=True, terminal_reason="aborted_streaming"))
+    watcher = Watcher()
+
+    run = conversation(Client(*broken, *again)).ask("hello", 5, watcher)
+
+    assert run.text == "The answer."
+    assert watcher.seen == ["The ans", "busy", "The answer."]
+
+
+def test_an_answer_that_broke_off_after_a_block_is_whole_though_the_result_has_its_rest_alone() -> None:
+    lost = block("x", "API Error: Connection lost mid-response.", error="server_error")
+    first = (begins("a"), spoken("Look"), block("a", "Look."), ANSWERED, begins("b"), block("b", "One."), spoken("Tw"))
+    rest = (lost, begins("c"), spoken("Two."), block("c", "Two."), ENDS, result(result="Two."))
+    watcher = Watcher()
+
+    run = conversation(Client(*first, *rest)).ask("hello", 5, watcher)
+
+    assert run.text == "One.\n\nTwo."
+    assert watcher.seen[-1] == "One.\n\nTwo."
+
+
+def test_an_answer_that_came_without_a_stream_takes_the_place_of_what_broke_off() -> None:
+    messages = (begins("a"), spoken("The ans"), stream("message_stop"), block("b", "The answer."))
+
+    run = conversation(Client(*messages, result(result="The answer."))).ask("hello", 5)
+
+    assert run.text == "The answer."
+
+
+def test_an_answer_of_two_blocks_is_whole() -> None:
+    messages = (begins("a"), block("a", "One, "), block("a", "two."), ENDS, result(result="two."))
+
+    assert conversation(Client(*messages)).ask("hello", 5).text == "One, two."
+
+
+@pytest.mark.parametrize(("subtype", "ended"), [("error_max_turns", "max_turns"), ("error_max_budget_usd", "budget")])
+def test_a_run_that_came_to_its_limit_keeps_all_it_said(subtype: str, ended: str) -> None:
+    messages = (begins("a"), block("a", "I look."), TOOL, ENDS, ANSWERED, begins("b"), block("b", "Found."), ENDS)
+
+    run = conversation(Client(*messages, result(subtype=subtype, is_error=True, errors=["limit"]))).ask("hello", 5)
+
+    assert (run.ended, run.text) == (ended, "I look.\n\nFound.")
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds", "error"),
+    [(429, 61, ModelThrottled), (None, 61, ModelUnavailable), (403, 0.5, ModelAccessDenied)],
+)
+def test_a_model_that_asks_for_too_much_patience_ends_the_run_under_its_name(
+    status: int | None, seconds: float, error: type[StepgramError]
+) -> None:
+    client = Client(
+        retry(seconds, status),
+        silent=True,
+        ends_with=result(is_error=True, terminal_reason="aborted_streaming", total_cost_usd=1.5),
+    )
+    made = conversation(client)
+
+    with pytest.raises(error, match=r"MODEL_BUSY_SECONDS|why"):
+        made.ask("hello", 5)
+
+    assert made.run_usd == 0.5, "what it cost is counted"
+
+
+def test_patience_is_for_each_request_anew() -> None:
+    waits = (retry(40, 429), begins("a"), block("a", "Looking."), ENDS, ANSWERED, retry(40, 429), begins("b"))
+
+    run = conversation(Client(*waits, block("b", "Found."), ENDS, result(result="Found."))).ask("hello", 5)
+
+    assert run.text == "Found."

@@ -46,11 +46,12 @@ def test_on_bedrock_the_cli_signs_with_the_functions_role() -> None:
     assert cli(settings(BEDROCK_REGION="us-west-2"))["AWS_REGION"] == "us-west-2"
 
 
-def test_models_are_pinned_retries_are_the_workflows_and_nothing_phones_home() -> None:
+def test_models_are_pinned_a_request_is_repeated_and_nothing_phones_home() -> None:
     found = cli(settings())
 
     assert found["ANTHROPIC_DEFAULT_HAIKU_MODEL"] == "haiku-id"
-    assert found["CLAUDE_CODE_MAX_RETRIES"] == "0"
+    assert found["CLAUDE_CODE_MAX_RETRIES"] == "10"
+    assert found["CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS"] == "180000"
     assert found["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] == "1"
     assert found["CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"] == "1"
 

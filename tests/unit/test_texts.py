@@ -11,7 +11,7 @@ from functions.common.texts import CATALOGUE
 from tests.conftest import ROOT
 
 CODE = {path: path.read_text() for path in (ROOT / "functions").rglob("*.py") if path.name != "texts.py"}
-FAMILIES = ("left_out_", "approval_", "approved_", "budget_", "menu_")
+FAMILIES = ("ended_", "left_out_", "approval_", "approved_", "budget_", "menu_")
 """Texts whose names are put together in code."""
 
 SPEAKING = {"text": 1, "say": 0, "tell": 1}
