@@ -19,12 +19,13 @@ BUSY = say("model_busy", "en")
 
 @pytest.fixture
 def agent(stack: EmbeddedStack) -> Iterator[Callable[..., None]]:
-    """Gives the agent's function other environment variables for one test."""
+    """Gives the agent's function other environment variables, or another timeout, for one test."""
     original = stack.functions._specs[AGENT]
 
-    def change(**values: str) -> None:
+    def change(timeout: int | None = None, **values: str) -> None:
         environment = {**original.environment, **values}
-        stack.functions._specs[AGENT] = replace(original, environment=environment)
+        changed = replace(original, environment=environment, timeout=timeout or original.timeout)
+        stack.functions._specs[AGENT] = changed
 
     yield change
     stack.functions._specs[AGENT] = original
@@ -135,3 +136,16 @@ def test_a_run_that_comes_to_a_limit_delivers_what_was_said_and_is_remembered(
     assert (found.status, found.output["outcome"], found.output["ended"]) == ("SUCCEEDED", "DELIVERED", ended)
     assert person.texts(chat)[0] == f"Running it.\n\n{say(f'ended_{ended}', language)}"
     assert (after.output["version"], after.output["ended"]) == (2, None)
+
+
+def test_a_limit_in_the_second_part_of_a_turn_delivers_what_the_first_said_too(
+    person: Person, chat: int, agent: Callable[..., None]
+) -> None:
+    agent(timeout=14, MAX_BUDGET_USD="0.05")
+
+    found = person.ask(chat, "!bash sleep 60")
+
+    said = ["Running it.", "I was interrupted and went on: !bash sleep 60", say("ended_budget", "en")]
+    assert [state.name for state in found.states].count("RunAgent") == 2
+    assert found.output["ended"] == "budget"
+    assert person.texts(chat) == ["\n\n".join(said)]
