@@ -65,6 +65,15 @@ ENDED: dict[str, Literal["max_turns", "budget"]] = {"error_max_turns": "max_turn
 API_ERROR = re.compile(rb"\[ERROR\] API error \(attempt [^)]*\): (?:\d+ )?(.*)")
 """The line of the CLI's debug log with the endpoint's words, which its messages lack (seen with CLI 2.1.329)."""
 
+BROKE_OFF = (
+    "Your response above was cut off mid-stream. Resume directly from where it stops - no apology, no recap. "
+    "The user sees nothing of this message."
+)
+"""After a broken connection the CLI itself asks so. An error that Bedrock ends a stream with, after a complete block,
+ends the CLI's run (seen with 2.1.329): then it is asked from here, and the next run goes on where that one was."""
+
+BROKE_OFF_TIMES = 3
+
 STDERR_LINES = 20
 DEBUG_BYTES = 1024 * 1024
 DEBUG_TAIL_BYTES = 16 * 1024
@@ -163,6 +172,7 @@ class Conversation:
         self._speech = Speech()
         self._patience = Patience(self.busy_seconds)
         self._given_up: ModelError | None = None
+        self._resumed = 0
         try:
             final = self._do(self._ask(text, seconds, watch or Silent()))
         except ResultError as error:
@@ -280,7 +290,10 @@ class Conversation:
             if isinstance(message, MirrorErrorMessage):
                 raise AgentCrashed(f"the transcript was not kept: {message.error}")
             if isinstance(message, ResultMessage):
-                return message
+                if not self._resumes(message):
+                    return message
+                await self._client.query(BROKE_OFF)
+                return await self._receive(watch, over)
             if isinstance(message, SystemMessage) and message.subtype == "api_retry":
                 watch.busy(True)
                 words = self._endpoints_words() if message.data.get("error_status") else ""
@@ -290,6 +303,15 @@ class Conversation:
             if isinstance(message, StreamEvent | AssistantMessage | UserMessage) and not message.parent_tool_use_id:
                 self._hear(message, watch)
         raise AgentCrashed(f"the run ended without a result; {' | '.join(self._stderr[-STDERR_LINES:])}")
+
+    def _resumes(self, final: ResultMessage) -> bool:
+        """Whether the run ended by an error in the middle of an answer, and may go on from there."""
+        broken = final.is_error and final.terminal_reason == "api_error" and final.api_error_status is None
+        if not (broken and self._speech.broke_off and self._given_up is None and self._resumed < BROKE_OFF_TIMES):
+            return False
+        logger.info("the answer broke off and is asked for again", cause=str(final.result))
+        self._resumed += 1
+        return True
 
     def _hear(self, message: StreamEvent | AssistantMessage | UserMessage, watch: Watch) -> None:
         """What the agent itself says and does, subagents apart. An error the CLI tells of here is not the run's."""
@@ -314,7 +336,7 @@ class Conversation:
         elif event["type"] == "content_block_delta" and event["delta"]["type"] == "text_delta":
             self._speech.grows(event["delta"]["text"])
             watch.said(self._speech.passage)
-        elif event["type"] == "message_delta":
+        elif event["type"] == "message_delta" and event["delta"]["stop_reason"] is not None:
             self._speech.ends()
 
     def _answered(self, watch: Watch) -> None:

@@ -45,6 +45,11 @@ class Speech:
         self._ended = True
 
     @property
+    def broke_off(self) -> bool:
+        """Whether the present message ended, or stands, after a complete block and before its end."""
+        return not self._ended and any(piece.strip() for piece in self._passages[-1])
+
+    @property
     def passage(self) -> str:
         """The present answer, the last one when the run is over."""
         return paragraphs(*self._passages[-1][:-1], "".join(self._passages[-1][-1:]) + self._unfinished)

@@ -55,6 +55,12 @@ def chunk(event: dict[str, Any]) -> bytes:
     )
 
 
+def exception(name: str) -> bytes:
+    """An error as Bedrock ends a stream with it."""
+    headers = {":exception-type": name, ":content-type": "application/json", ":message-type": "exception"}
+    return frame(headers, json.dumps({"message": f"{name} asked for by the demo model"}).encode())
+
+
 def tokens(text: str) -> int:
     """A rough token count: four characters a token."""
     return max(1, len(text) // 4)
@@ -198,10 +204,12 @@ class Bedrock:
                 yield chunk(event)
                 if answer.seconds:
                     time.sleep(answer.seconds / len(stream))
+            if answer.whole is not None and answer.exception is not None:
+                yield exception(answer.exception)
             record["ended"] = time.time()
 
         response = Response(body(), content_type="application/vnd.amazon.eventstream")
-        return response if answer.whole is None else _broken(response)
+        return response if answer.whole is None or answer.exception else _broken(response)
 
 
 def _broken(response: Response) -> Response:

@@ -8,8 +8,9 @@ its own, so its count of the conversation is the count of what it was really sen
     !bash <command>            calls the Bash tool, then reports its output
     !error <status> <times> [<seconds>]    the endpoint answers that HTTP status <times> times first, asking to come
                                again after <seconds> (`Retry-After`)
-    !break <times> [<blocks>]  the connection breaks <times> times first: after so many complete blocks (default 0), in
-                               the middle of the next
+    !break <times> [<blocks> [<exception>]]    the connection breaks <times> times first: after so many complete blocks
+                               (default 0), in the middle of the next; with an exception's name (throttlingException),
+                               the endpoint ends the stream with that
     !slow <seconds>            streams its answer for that long
     !long <characters>         an answer of exactly that many characters
     !markdown                  headings, a table, code, a list
@@ -79,13 +80,15 @@ def greet(name: str) -> str:
 class Answer:
     """Content blocks of one assistant message; `seconds` is how long streaming them takes.
 
-    The connection breaks after `whole` complete blocks, in the middle of the next; None: it holds.
+    The connection breaks after `whole` complete blocks, in the middle of the next; None: it holds. With an `exception`,
+    the endpoint ends the stream by its name.
     """
 
     blocks: tuple[dict[str, Any], ...]
     stop_reason: str
     seconds: float = 0.0
     whole: int | None = None
+    exception: str | None = None
 
 
 @dataclass(frozen=True)
@@ -216,8 +219,8 @@ def _in_blocks(text: str, whole: int | None) -> Answer:
 def _trouble(line: str, then: Answer) -> Trouble | None:
     if match := re.fullmatch(r"!error (\d{3}) (\d+)(?: (\d+))?", line):
         return Trouble(int(match[2]), then, int(match[1]), int(match[3]) if match[3] else None)
-    if match := re.fullmatch(r"!break (\d+)(?: (\d+))?", line):
-        return Trouble(int(match[1]), replace(then, whole=int(match[2] or 0)))
+    if match := re.fullmatch(r"!break (\d+)(?: (\d+)(?: (\w+Exception))?)?", line):
+        return Trouble(int(match[1]), replace(then, whole=int(match[2] or 0), exception=match[3]))
     return None
 
 

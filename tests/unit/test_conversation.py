@@ -39,9 +39,13 @@ class Client:
     def __init__(self, *messages: Any, silent: bool = False, ends_with: ResultMessage | None = None) -> None:
         self._messages, self._silent, self._ends_with = messages, silent, ends_with
         self._interrupted = asyncio.Event()
+        self.then: tuple[Any, ...] | None = None
+        self.asked = 0
 
     async def query(self, text: str) -> None:
-        pass
+        self.asked += 1
+        if self.asked > 1 and self.then is not None:
+            self._messages = self.then
 
     async def interrupt(self) -> None:
         self._interrupted.set()
@@ -247,3 +251,22 @@ def test_patience_is_for_each_request_anew() -> None:
     run = conversation(Client(*waits, block("b", "Found."), ENDS, result(result="Found."))).ask("hello", 5)
 
     assert run.text == "Found."
+
+
+def test_an_error_of_the_endpoints_in_the_middle_of_an_answer_asks_for_its_rest() -> None:
+    failed = result(is_error=True, terminal_reason="api_error", result="API Error: throttled")
+    cut = stream("message_delta", delta={"stop_reason": None})
+    client = Client(begins("a"), block("a", "One."), block("x", "API Error", error="unknown"), cut, failed)
+    client.then = (begins("b"), block("b", "Two."), ENDS, result(result="Two."))
+
+    assert conversation(client).ask("hello", 5).text == "One.\n\nTwo."
+
+
+def test_an_answer_that_breaks_off_again_and_again_is_given_up() -> None:
+    failed = result(is_error=True, terminal_reason="api_error", result="API Error: throttled")
+    client = Client(begins("a"), block("a", "One."), failed)
+    client.then = (failed,)
+
+    with pytest.raises(ModelUnavailable, match="throttled"):
+        conversation(client).ask("hello", 5)
+    assert client.asked == 4

@@ -42,7 +42,18 @@ def runs_of_the_agent(found: ExecutionDetail) -> int:
     return sum(state.tries for state in found.states if state.name == "RunAgent")
 
 
-@pytest.mark.parametrize("trouble", ["!error 429 2", "!error 503 2", "!error 529 2", "!break 2", "!break 1 1"])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "!error 429 2",
+        "!error 503 2",
+        "!error 529 2",
+        "!break 2",
+        "!break 1 1",
+        "!break 1 1 throttlingException",
+        "!break 1 0 throttlingException",
+    ],
+)
 def test_trouble_after_a_tool_ran_is_mended_inside_the_run(
     person: Person, chat: int, tmp_path: Path, trouble: str
 ) -> None:
@@ -56,12 +67,12 @@ def test_trouble_after_a_tool_ran_is_mended_inside_the_run(
     assert person.texts(chat)[0].startswith("The tool answered:\n\nonce")
 
 
-@pytest.mark.parametrize("blocks", [0, 1, 2])
-def test_a_tool_call_whose_stream_breaks_runs_once(person: Person, chat: int, tmp_path: Path, blocks: int) -> None:
+@pytest.mark.parametrize("broken", ["!break 1 0", "!break 1 1", "!break 1 2", "!break 1 1 modelStreamErrorException"])
+def test_a_tool_call_whose_stream_breaks_runs_once(person: Person, chat: int, tmp_path: Path, broken: str) -> None:
     """Broken in the text before the call, in the call, and behind it."""
     log = tmp_path / "log"
 
-    found = person.ask(chat, f"!break 1 {blocks}\n!bash echo once | tee -a {log}")
+    found = person.ask(chat, f"{broken}\n!bash echo once | tee -a {log}")
 
     assert runs_of_the_agent(found) == 1
     assert log.read_text() == "once\n"
