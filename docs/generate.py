@@ -11,6 +11,7 @@ import click
 from samtranslator.yaml_helper import yaml_parse
 
 from functions.common import errors, settings
+from functions.common.models import Price, known
 from functions.common.observability import DIMENSIONS, METRICS
 from functions.common.settings import Settings
 from stepgram.cli import main
@@ -82,6 +83,26 @@ def prices_of() -> str:
     known = prices()
     month = f"{Usage().turns:,} turns a month"
     return f"{month}, list prices of {known['region']} as known in {known['date']}, without the free tier."
+
+
+def models() -> str:
+    """The pinned models: ids and prices."""
+
+    def row(name: str, ids: tuple[str, str], price: Price) -> tuple[object, ...]:
+        shown = (f"{value:.3f}" if round(value, 2) != value else f"{value:.2f}" for value in _prices(price))
+        return (name, *ids, *shown)
+
+    rows: list[tuple[object, ...]] = []
+    for model in known().models.values():
+        rows.append(row(model.name, (f"`{model.bedrock}`", f"`{model.anthropic}`"), model))
+        if model.long_prompt is not None:
+            rows.append(row(f"… prompts over {model.long_prompt.above_tokens:,} tokens", ("", ""), model.long_prompt))
+    head = (f"US dollars per million tokens, read {known().date}", "Bedrock", "Anthropic API")
+    return _table((*head, "Input", "Output", "Cache write", "Cache read"), rows)
+
+
+def _prices(price: Price) -> tuple[float, ...]:
+    return (price.input, price.output, price.cache_write, price.cache_read)
 
 
 def parameters() -> str:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from moto.moto_api._internal.models import moto_api_backend
 
+from functions.common.models import known
 from functions.common.observability import logger
 from functions.common.telegram import BotApi
 from stepgram.embedded.aws import AwsEndpoint
@@ -147,12 +148,12 @@ class EmbeddedStack:
             "McpServers": "none",
             **given,
             **({"TelegramBotToken": self._bot_token} if self._bot_token else stand_in),
-            **self._model(secrets),
+            **self.model_parameters(secrets),
             **self._parameters,
         }
         return deploy(STACK, parameters, clients, endpoint, self.access)
 
-    def _model(self, secrets: Any) -> dict[str, str]:
+    def model_parameters(self, secrets: Any) -> dict[str, str]:
         """The demo model, or the real one with `STEPGRAM_MODEL=bedrock` (or `anthropic`) and credentials."""
         wanted = self._environment.get("STEPGRAM_MODEL", "demo")
         if wanted == "demo":
@@ -163,7 +164,11 @@ class EmbeddedStack:
             raise ValueError(f"STEPGRAM_MODEL={wanted} needs one of {', '.join(names)}; `demo` needs nothing")
         arn = secrets.create_secret(Name=f"{STACK}-model", SecretString=json.dumps(given))["ARN"]
         region = self._environment.get("AWS_REGION", "")
-        return {"ModelProvider": wanted, "ModelSecretArn": arn, "BedrockRegion": region}
+        provider = {"ModelProvider": wanted, "ModelSecretArn": arn, "BedrockRegion": region}
+        if wanted == "bedrock":
+            return provider
+        own = {f"{name.title()}ModelId": model.anthropic for name, model in known().models.items()}
+        return {**provider, **own, "ModelId": self._environment.get("MODEL_ID") or own["SonnetModelId"]}
 
     def _register_webhook(self, secrets: Any) -> None:
         outputs = self.deployment.outputs
