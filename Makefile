@@ -3,7 +3,7 @@ UV := $(or $(shell command -v uv),.tools/bin/uv)
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: setup run test check bench bench-load build deploy docs test-docker constraints
+.PHONY: setup run test check bench bench-load build deploy update docs test-docker constraints
 
 setup: $(UV)  ## the environment, with the versions of constraints.txt
 	$(UV) sync --quiet
@@ -34,8 +34,11 @@ bench-load: setup  ## 200 chats x 10 messages at once with faults; loopback only
 build: setup  ## what goes to AWS (the agent's image needs Docker)
 	$(SAM) build
 
-deploy: build  ## to AWS, asking first
+deploy: build  ## to AWS the first time: asks, and keeps the answers in samconfig.toml
 	$(SAM) deploy --guided
+
+update: build  ## to AWS again, with the answers that were kept and no question
+	$(SAM) deploy --no-confirm-changeset
 
 docs: setup  ## rewrite the generated parts of the documentation; the pictures need Chromium
 	$(UV) run python -m docs.pictures
