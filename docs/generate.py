@@ -15,7 +15,7 @@ from functions.common.models import Price, known
 from functions.common.observability import DIMENSIONS, METRICS
 from functions.common.settings import Settings
 from stepgram.cli import main
-from stepgram.estimate import Usage, prices, seeds, stepgram
+from stepgram.estimate import Line, Usage, idle, prices, seeds, stepgram
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,19 +70,27 @@ def metrics() -> str:
 
 def estimate() -> str:
     """The bill of a month by list prices, this design and the seeds'."""
-    usage, parts = Usage(), []
-    for title, bill in (("Stepgram", stepgram(usage)), ("The seeds' queue design", seeds(usage))):
-        rows: list[tuple[object, ...]] = [(line.part, line.what, f"{line.cost:.2f}") for line in bill]
-        rows.append(("**together**", "", f"**{sum(line.cost for line in bill):.2f}**"))
-        parts.append(_table((title, "For one turn", "US dollars a month"), rows))
-    return "\n\n".join(parts)
+    usage = Usage()
+    bills = (("Stepgram", stepgram(usage)), ("The seeds' queue design", seeds(usage)))
+    return "\n\n".join(_bill(title, bill) for title, bill in bills)
+
+
+def idle_cost() -> str:
+    """The bill of a month in which nobody writes."""
+    return _bill("Stepgram, idle", idle())
+
+
+def _bill(title: str, bill: list[Line]) -> str:
+    rows: list[tuple[object, ...]] = [(line.part, line.what, f"{line.cost:.2f}") for line in bill]
+    rows.append(("**together**", "", f"**{sum(line.cost for line in bill):.2f}**"))
+    return _table((title, "What for", "US dollars a month"), rows)
 
 
 def prices_of() -> str:
     """Where the prices are from, in a sentence."""
     known = prices()
-    month = f"{Usage().turns:,} turns a month"
-    return f"{month}, list prices of {known['region']} as known in {known['date']}, without the free tier."
+    month = f"{Usage().turns:,} turns a month, list prices of {known['region']} as known in {known['date']}"
+    return f"{month}, without the free tier (but for the dashboard)."
 
 
 def models() -> str:

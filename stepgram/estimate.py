@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ PROGRESS_EVERY, PROGRESS_SECONDS = 0.5, 0.05
 
 LOG_KB = 12
 CONSUMER_GB = 0.5
+IMAGE_GB = 0.5
+"""The agent's image as ECR keeps it, compressed; an estimate, since no engine has built it here."""
+
+HOURS, SECONDS = 730, 730 * 3600
+"""A month's."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,46 @@ def transitions() -> int:
 
 
 def stepgram(usage: Usage) -> list[Line]:
-    """The bill of this design."""
-    p, turns = prices()["price"], usage.turns
-    resources = yaml_parse(TEMPLATE.read_text(encoding="utf-8"))["Resources"].values()
-    alarms = [r["Properties"] for r in resources if r["Type"] == "AWS::CloudWatch::Alarm"]
+    """The bill of this design: what the turns cost, if there are any, and what the stack costs without them."""
+    return [*(used(usage) if usage.turns else []), *idle()]
+
+
+def idle(template: Path = TEMPLATE) -> list[Line]:
+    """What the stack of this template costs a month when nobody writes, resource by resource."""
+    p, free = prices()["price"], prices()["free"]
+    document = yaml_parse(template.read_text(encoding="utf-8"))
+    by_type: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for resource in document["Resources"].values():
+        by_type[resource["Type"]].append(resource.get("Properties", {}))
+    alarms, dashboards = by_type["AWS::CloudWatch::Alarm"], len(by_type["AWS::CloudWatch::Dashboard"])
     watched = sum(max(1, sum("MetricStat" in metric for metric in a.get("Metrics", []))) for a in alarms)
+    functions = by_type["AWS::Serverless::Function"]
+    asleep = [f for f in functions if f.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions"]
+    secrets, keys = len(by_type["AWS::SecretsManager::Secret"]), len(by_type["AWS::KMS::Key"])
+    images = sum(f.get("PackageType") == "Image" for f in functions)
+    paid = max(0, dashboards - free["dashboards"])
+    lines = [
+        Line("Secrets Manager", f"{secrets} secrets", secrets, p["secret_month"]),
+        Line("KMS", f"{keys} key", keys, p["kms_key_month"]),
+        Line("CloudWatch alarms", f"{len(alarms)} alarms on {watched} metrics", watched, p["alarm_month"]),
+        Line("CloudWatch dashboard", f"an account's first {free['dashboards']} are free", paid, p["dashboard_month"]),
+        Line(
+            "ECR", f"{images} image of {IMAGE_GB:g} GB, for each that is kept", images * IMAGE_GB, p["image_gb_month"]
+        ),
+        Line("Lambda, Step Functions, HTTP API", f"{len(functions)} functions that nobody calls", 0, 0),
+        Line("DynamoDB with recovery, S3, logs", "nothing new is stored; it expires", 0, 0),
+    ]
+    if asleep:
+        gb = sum(int(f["MemorySize"]) for f in asleep) / 1024
+        lines.append(Line("Lambda SnapStart", f"{len(asleep)} snapshots", gb * SECONDS, p["snapstart_gb_second"]))
+    return lines
+
+
+def used(usage: Usage) -> list[Line]:
+    """What the turns of a month cost."""
+    p, turns = prices()["price"], usage.turns
     steps, shows = 6, usage.agent_seconds / PROGRESS_EVERY
+    hours = min(HOURS, turns)
     return [
         Line("HTTP API", "1 request", turns, p["http_api_request"]),
         Line("Step Functions, Intake", "1 EXPRESS execution of 64 MB, 0.3 s", turns,
@@ -92,9 +132,8 @@ def stepgram(usage: Usage) -> list[Line]:
         Line("S3", "8 PUT, 10 GET", turns, 8 * p["s3_put"] + 10 * p["s3_get"]),
         Line("KMS", "5 requests", 5 * turns, p["kms_request"]),
         Line("Logs", f"{LOG_KB} KB", turns * LOG_KB / 1024**2, p["logs_gb"]),
-        Line("fixed", f"2 secrets, 1 key, {watched} alarm metrics, {len(METRICS)} metrics, 1 dashboard", 1,
-             2 * p["secret_month"] + p["kms_key_month"] + watched * p["alarm_month"]
-             + len(METRICS) * p["custom_metric_month"] + p["dashboard_month"]),
+        Line("CloudWatch metrics", f"{len(METRICS)} metrics, in hours with a turn", len(METRICS) * hours / HOURS,
+             p["custom_metric_month"]),
     ]  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def _estimate(usage: Usage, as_json: bool) -> None:
         return
     titles = {"stepgram": "Stepgram", "seeds": "The seeds' queue design"}
     for name, bill in bills.items():
-        shown = table(titles[name], "For one turn", "US dollars a month")
+        shown = table(titles[name], "What for", "US dollars a month")
         for line in bill:
             shown.add_row(line.part, line.what, f"{line.cost:9.2f}")
         shown.add_row("[bold]together[/bold]", "", f"[bold]{_total(bill):9.2f}[/bold]")
