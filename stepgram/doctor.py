@@ -20,8 +20,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from functions.common.admission import Admission
 from functions.common.envelope import Chat, Message, User
 from functions.common.errors import TelegramError
+from functions.common.models import known
 from functions.webhook.handler import SECRET_HEADER
 from functions.webhook.update import KINDS
+from stepgram.model_access import RAISE, SUBSCRIBE, TOKENS_PER_MINUTE, look_up, tokens_per_minute
 from stepgram.rerun import redrive, wait_until_ended
 from stepgram.stack import Stack
 from stepgram.webhook import bot_of, secret_of, webhook_info
@@ -32,6 +34,8 @@ OUTPUTS = (
     *("TurnArn", "IntakeArn", "WebhookUrl", "SessionTable", "SessionBucket"),
     *("BotTokenSecretId", "WebhookSecretId", "TelegramApiUrl", "FunctionLogs", "AlarmTopicArn"),
 )
+MODEL_PARAMETERS = ("ModelId", "OpusModelId", "SonnetModelId", "HaikuModelId")
+
 CLOCK_SECONDS = 60
 """AWS refuses signatures that are five minutes off; expiry times are written with this clock."""
 
@@ -63,29 +67,35 @@ class Doctor:
 
     def checks(self) -> Iterator[Check]:
         """All checks, one after the other."""
-        looks: list[tuple[str, Callable[[], Check], str]] = [
+        for name, look, remedy in self.looks():
+            yield self.look(name, look, remedy)
+
+    def looks(self) -> list[tuple[str, Callable[[], Check], str]]:
+        """Each check's name, the look it takes, and what to do when nothing better is known."""
+        return [
             ("credentials", self._credentials, "Run `aws configure` or `aws sso login`."),
-            ("outputs", self._outputs, "Deploy this version of the template: `make deploy`."),
+            ("outputs", self._outputs, "Deploy this version of the template: `make update`."),
             ("state machines", self._machines, "Deploy again; nobody but CloudFormation should delete them."),
+            ("definitions", self._definitions, "Mend the definition at the place named, then deploy: `make update`."),
             ("table", self._table, "Deploy again; without its TTL, conversations never expire."),
             ("bucket", self._bucket, "Deploy again; without its lifecycle, objects never expire."),
             ("bot token", self._bot, "Deploy with the token @BotFather gives: parameter TelegramBotToken."),
             ("webhook registration", self._webhook, f"Run `stepgram webhook set{self._named}`."),
             ("webhook secret", self._secret, f"Run `stepgram webhook set{self._named}`, then look again."),
             ("who may write", self._access, f"`stepgram access add user ID{self._named}`, or parameter AllowedUsers."),
-            ("model access", self._model, "Ask for the model in the Bedrock console, or set ModelId, BedrockRegion."),
+            ("models", self._models, SUBSCRIBE),
+            ("model quotas", self._model_quotas, RAISE),
             ("quotas", self._quotas, "Ask for more in the Service Quotas console: AWS Lambda, Concurrent executions."),
             ("alarms", self._alarms, "Deploy with AlarmEmail, or subscribe to the stack's AlarmTopic."),
             ("clock", self._clock, "Set this machine's clock by NTP."),
         ]  # fmt: skip
-        for name, look, remedy in looks:
-            yield self._look(name, look, remedy)
 
     @property
     def _named(self) -> str:
         return "" if self._stack.is_local else f" --stack {self._stack.name}"
 
-    def _look(self, name: str, look: Callable[[], Check], remedy: str) -> Check:
+    def look(self, name: str, look: Callable[[], Check], remedy: str) -> Check:
+        """Take one look; what AWS or Telegram refuses is told as the check's finding."""
         try:
             found = look()
         except ClientError as error:
@@ -112,6 +122,17 @@ class Doctor:
             for name in ("TurnArn", "IntakeArn")
         }
         return _verdict(kinds == {"STANDARD", "EXPRESS"}, f"types {', '.join(sorted(kinds))}")
+
+    def _definitions(self) -> Check:
+        """Step Functions' own check of what is deployed, which finds more than a schema does."""
+        step_functions, wrong = self._stack.client("stepfunctions"), []
+        for name in ("TurnArn", "IntakeArn"):
+            machine = step_functions.describe_state_machine(stateMachineArn=self._stack.outputs[name])
+            answer = step_functions.validate_state_machine_definition(
+                definition=machine["definition"], type=machine["type"], severity="ERROR"
+            )
+            wrong += [f"{machine['name']} {d.get('location', '')}: {d['message']}" for d in answer["diagnostics"]]
+        return _verdict(not wrong, "; ".join(wrong) or "Step Functions finds no error in them")
 
     def _table(self) -> Check:
         dynamodb, name = self._stack.client("dynamodb"), self._stack.outputs["SessionTable"]
@@ -157,26 +178,47 @@ class Doctor:
             any(named) or bool(guests), f"{' '.join(filter(None, named)) or 'nobody'}, {len(guests)} by code"
         )
 
-    def _model(self) -> Check:
-        given = self._parameters
-        model, base = given.get("ModelId", ""), given.get("ModelBaseUrl", "")
-        if base:
-            return _verdict(True, f"{model} behind {base}")
+    @property
+    def _pinned(self) -> list[str]:
+        """The ids of the models that this stack pins, each once."""
+        return list(dict.fromkeys(self._parameters[name] for name in MODEL_PARAMETERS if self._parameters.get(name)))
+
+    @property
+    def _elsewhere(self) -> Check | None:
+        """What to say when the models are not those of the stack's own account on Bedrock; None when they are."""
+        models, given = ", ".join(self._pinned), self._parameters
+        if given.get("ModelBaseUrl"):
+            return _verdict(True, f"{models} behind {given['ModelBaseUrl']}")
         if given.get("ModelProvider", "bedrock") != "bedrock" or given.get("ModelSecretArn"):
-            return Check("", "unknown", f"{model}, with credentials of its own: `stepgram ask` will tell")
-        bedrock = self._stack.client("bedrock")
-        if model.split(".")[0] in ("global", "us", "eu", "apac", "au", "jp"):
-            profile = bedrock.get_inference_profile(inferenceProfileIdentifier=model)
-            model = profile["models"][0]["modelArn"].rpartition("/")[2]
-        answer = bedrock.get_foundation_model_availability(modelId=model)
-        states = {
-            "agreement": answer["agreementAvailability"]["status"] == "AVAILABLE",
-            "authorization": answer["authorizationStatus"] == "AUTHORIZED",
-            "entitlement": answer["entitlementAvailability"] == "AVAILABLE",
-            "region": answer["regionAvailability"] == "AVAILABLE",
-        }
-        refused = [name for name, is_there in states.items() if not is_there]
-        return _verdict(not refused, f"{model}: {'no ' + ', '.join(refused) if refused else 'available'}")
+            return Check("", "unknown", f"{models}, with credentials of its own", "`stepgram ask` will tell.")
+        return None
+
+    def _models(self) -> Check:
+        if self._elsewhere is not None:
+            return self._elsewhere
+        bedrock = self._stack.client("bedrock", self._parameters.get("BedrockRegion", ""))
+        found = [look_up(bedrock, model) for model in self._pinned]
+        wrong = [one for one in found if one.remedy]
+        remedies = " ".join(dict.fromkeys(one.remedy for one in wrong))
+        text = "; ".join(f"{one.model}: {one.state}" for one in wrong or found)
+        return Check("", "failed" if wrong else "ok", text, remedies)
+
+    def _model_quotas(self) -> Check:
+        if self._elsewhere is not None:
+            return self._elsewhere
+        client = self._stack.client("service-quotas", self._parameters.get("BedrockRegion", ""))
+        pages = client.get_paginator("list_service_quotas").paginate(ServiceCode="bedrock")
+        quotas = [quota for page in pages for quota in page["Quotas"]]
+        found: dict[str, float | None] = {}
+        for model in self._pinned:
+            named = known().named(model)
+            limit = tokens_per_minute(quotas, named.name, model.startswith("global.")) if named else None
+            found[named.name if named else model] = limit
+        text = ", ".join(f"{n} {'not named' if v is None else format(v, ',.0f')}" for n, v in found.items())
+        if all(limit is None for limit in found.values()):
+            return Check("", "unknown", "Service Quotas names none of the models", "Look at Bedrock's console.")
+        enough = all(limit is None or limit >= TOKENS_PER_MINUTE for limit in found.values())
+        return _verdict(enough, f"tokens per minute: {text}")
 
     def _quotas(self) -> Check:
         limit = self._stack.client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"]

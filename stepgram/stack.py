@@ -44,13 +44,17 @@ class Stack:
         """Whether it is the stack of this machine."""
         return self.endpoint is not None
 
-    def client(self, service: str) -> Any:
-        """A boto3 client for this stack, made once: the console page asks for some at every look."""
-        if service not in self._clients:
-            own = boto3.session.Session
-            made = own().client(service) if self.endpoint is None else client(service, self.endpoint)  # type: ignore[call-overload]
-            self._clients[service] = made
-        return self._clients[service]
+    def client(self, service: str, region: str = "") -> Any:
+        """A boto3 client for this stack, made once: the console page asks for some at every look.
+
+        `region` is another one than the stack's, where what is asked about is elsewhere.
+        """
+        key = f"{service} {region}"
+        if key not in self._clients:
+            own = boto3.session.Session(region_name=region or None)
+            made = own.client(service) if self.endpoint is None else client(service, self.endpoint)  # type: ignore[call-overload]
+            self._clients[key] = made
+        return self._clients[key]
 
     def execution_arn(self, name: str) -> str:
         """The ARN of a turn by its name; an ARN stays as it is."""
