@@ -48,6 +48,7 @@ from functions.agent.patience import Patience
 from functions.agent.processes import below, end_leftovers
 from functions.agent.reporter import Watch
 from functions.agent.speech import Speech
+from functions.agent.spending import Spending
 from functions.agent.store import RestoredStore
 from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError, model_error
 from functions.common.observability import logger
@@ -162,14 +163,17 @@ class Conversation:
         self._spent_usd = self.store.recorded_cost_usd
         self.run_usd = 0.0
 
-    def ask(self, text: Prompt | None, seconds: float, watch: Watch | None = None) -> Run:
+    def ask(
+        self, text: Prompt | None, seconds: float, watch: Watch | None = None, spending: Spending | None = None
+    ) -> Run:
         """Give the agent a message and wait for the end of its run; it is interrupted after `seconds` or by `stop`.
 
-        Without a message it goes on with the tool call that was decided.
+        Without a message it goes on with the tool call that was decided. `spending` hears what it costs.
 
         Raises AgentCrashed, AgentTimedOut, ModelThrottled, ModelUnavailable, ModelAccessDenied, ModelRejected.
         """
         self._speech = Speech()
+        self._spending = spending
         self._patience = Patience(self.busy_seconds)
         self._given_up: ModelError | None = None
         self._resumed = 0
@@ -184,6 +188,8 @@ class Conversation:
         spent = max(final.total_cost_usd or 0.0, self._spent_usd)
         cost, self._spent_usd = spent - self._spent_usd, spent
         self.run_usd += cost
+        if spending is not None:
+            spending.told(cost)
         interrupted = (final.terminal_reason or "").startswith("aborted")
         ended = ENDED.get(final.subtype)
         if self._given_up is not None and final.is_error and not self.stopping:
@@ -330,6 +336,8 @@ class Conversation:
 
     def _hear_event(self, event: dict[str, Any], watch: Watch) -> None:
         """One event of the model's stream, as the Messages API names them."""
+        if self._spending is not None:
+            self._spending.hear(event)
         if event["type"] == "message_start":
             self._answered(watch)
             self._speech.begins(event["message"]["id"])

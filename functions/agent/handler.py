@@ -20,6 +20,7 @@ from functions.agent.options import Approval
 from functions.agent.processes import adopt, end_leftovers
 from functions.agent.reporter import Reporter
 from functions.agent.speech import paragraphs
+from functions.agent.spending import Spending
 from functions.common import aws
 from functions.common.access import unseal
 from functions.common.approvals import Decision
@@ -90,7 +91,8 @@ def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSu
     s3 = aws.s3(unseal(session.access, session.session_id, request.turn_id))
     snapshots = Snapshots(settings.bucket, s3)
     folder = turn_prefix(session.session_id, request.turn_id)
-    with RunClaim(s3, settings.bucket, f"{folder}claim.json"):
+    spending = Spending(snapshots, session.session_id, request.turn_id, settings.model)
+    with RunClaim(s3, settings.bucket, f"{folder}claim.json", spending.keep):
         stored = stored_result(snapshots, result_key(folder, session.part))
         attempt = redrive_count(request.execution)
         if stored is not None and stored.answers(session.going_on, attempt):
@@ -105,10 +107,12 @@ def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSu
             return result.summary
         conversation = _open(request, settings, snapshots, earlier)
         try:
-            result = _run(request, settings, conversation, earlier, started, until)
+            result = _run(request, settings, conversation, spending, earlier, started, until)
         except BaseException:
+            spending.keep()
             _close(conversation)
             raise
+        spending.keep()
         snapshots.write(result.summary.result, result)
         _keep_or_close(conversation, settings, result.summary)
         return result.summary
@@ -171,6 +175,7 @@ def _run(
     request: Request,
     settings: AgentSettings,
     conversation: Conversation,
+    spending: Spending,
     earlier: RunResult | None,
     started: float,
     until: float,
@@ -184,7 +189,7 @@ def _run(
         turn_id=request.turn_id, session_key=request.session_key, state=request.state, ticket=session.progress, time=0
     )
     with Reporter(partial(ask, settings.progress_function), first, conversation.stop) as reporter:
-        run = conversation.ask(text, until - time.monotonic(), reporter)
+        run = conversation.ask(text, until - time.monotonic(), reporter, spending)
     stopped = run.interrupted and reporter.stopped.is_set()
     status: Literal["done", "continue", "approval"] = "continue" if run.interrupted and not stopped else "done"
     waiting = run.waiting and ToolCall(id=run.waiting.id, name=run.waiting.name, input=run.waiting.input)

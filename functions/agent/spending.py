@@ -1,16 +1,19 @@
 """What a run costs, kept in the turn's folder while it works and when it ends, however it ends; others count it.
 
-The agent has no rights in the table. The record of a run is written again when its cost has grown, so that a run whose
-container dies loses seconds of it.
+The agent has no rights in the table. While a run goes on, its cost is reckoned from the tokens of its requests, by the
+prices of `models.toml`; the CLI's own figure takes its place when the run has one (a CLI that died has none, and of
+subagents it alone knows). The record is written again when it has grown, so a container that dies loses seconds of it.
 """
 
 from __future__ import annotations
 
 import threading
 import uuid
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from functions.common.models import Usage, known
 from functions.common.observability import logger
 from functions.common.snapshots import RunCost, Snapshots, costs_prefix
 
@@ -25,14 +28,33 @@ class Spending:
         self._model = model
         self._writing = threading.Lock()
         self._kept = 0.0
+        self._request: tuple[str, dict[str, Any]] = ("", {})
+        self._requests_usd = 0.0
         self.cost_usd = 0.0
-        """What the run has cost so far; whoever hears of it says so."""
+        """What the run has cost so far, in US dollars."""
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """One event of the model's stream: a request begins with the tokens of its prompt, and ends with all."""
+        if event["type"] == "message_start":
+            message = event["message"]
+            self._request = (str(message.get("model", self._model)), dict(message.get("usage") or {}))
+            self._requests_usd += self._reckoned()
+        elif event["type"] == "message_delta" and event.get("usage"):
+            self._requests_usd -= self._reckoned()
+            told = {name: value for name, value in event["usage"].items() if value is not None}
+            self._request[1].update(told)
+            self._requests_usd += self._reckoned()
+        self.cost_usd = max(self.cost_usd, self._requests_usd)
+
+    def told(self, cost_usd: float) -> None:
+        """The CLI's own figure, at the end of the run."""
+        self.cost_usd = cost_usd
 
     def keep(self) -> None:
         """Write the record, when there is something new in it. From any thread."""
         with self._writing:
             cost = round(self.cost_usd, 6)
-            if cost <= self._kept:
+            if cost == self._kept:
                 return
             try:
                 self._snapshots.write(self._key, RunCost(run=self._run, model=self._model, cost_usd=cost))
@@ -40,3 +62,7 @@ class Spending:
                 logger.error("the record of costs is not written", cost_usd=cost, cause=str(error))
                 return
             self._kept = cost
+
+    def _reckoned(self) -> float:
+        model, usage = self._request
+        return known().cost(model, Usage.model_validate(usage))

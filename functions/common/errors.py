@@ -109,8 +109,8 @@ class ModelAccessDenied(ModelError):
     """HTTP 401 or 403: it will not heal by itself."""
 
     remedy = (
-        "Allow the model in the Bedrock console, or mend the agent's role or the keys in the model's secret, "
-        "then rerun."
+        "Run `stepgram doctor`: it names the model that lacks Anthropic's form or its first call; or mend the agent's "
+        "role or the keys in the model's secret, then rerun."
     )
 
 

@@ -18,6 +18,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.stepfunctions.parser.api import ExecutionStatus
 
 from stepgram.embedded.client import client
+from stepgram.embedded.conflicts import Conflict, Conflicts
 from stepgram.embedded.functions import FunctionHost, InvokeError
 from stepgram.embedded.iam import INVOKE, Access, Denied
 from stepgram.embedded.step_functions import ApiError, StepFunctions
@@ -42,6 +43,7 @@ class AwsEndpoint:
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._writing = threading.Lock()
         """moto checks a condition and writes in two steps; DynamoDB and S3 do it in one."""
+        self._conflicts = Conflicts()
         self._step_functions = step_functions
         self.access = access
         self._actions = step_functions.actions()
@@ -78,7 +80,9 @@ class AwsEndpoint:
             message = f"The parameter cannot be converted to a numeric value: {wrong}"
             document = {"__type": "com.amazon.coral.validate#ValidationException", "message": message}
             return _json(start_response, 400, document, "application/x-amz-json-1.0")
-        if target.startswith(DYNAMODB) or method in ("PUT", "DELETE") or "list-type" in environ["QUERY_STRING"]:
+        if target.startswith(DYNAMODB):
+            return self._dynamodb(target.partition(".")[2], raw, environ, start_response)
+        if method in ("PUT", "DELETE") or "list-type" in environ["QUERY_STRING"]:
             with self._writing:
                 return list(self._moto(environ, start_response))
         if method == "POST" and path == "/":
@@ -88,6 +92,13 @@ class AwsEndpoint:
         if restricted and not self.access.may_list(environ, path.strip("/").partition("/")[0]):
             return self._object(environ, start_response)
         return list(self._moto(environ, start_response))
+
+    def _dynamodb(self, operation: str, raw: bytes, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            with self._conflicts.under_way(operation, raw), self._writing:
+                return list(self._moto(environ, start_response))
+        except Conflict as conflict:
+            return _json(start_response, 400, conflict.document, "application/x-amz-json-1.0")
 
     def _object(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """An object for who may not list: S3 does not tell that it is not there."""

@@ -19,6 +19,7 @@ from functions.agent import handler
 from functions.agent.conversation import Conversation, Run
 from functions.agent.inbox import Prompt
 from functions.agent.reporter import Watch
+from functions.agent.spending import Spending
 from functions.agent.store import RestoredStore
 from functions.common.snapshots import Manifest
 from functions.common.workspace import Workspace
@@ -28,6 +29,8 @@ ASKS, SLOW = "!asks", "!slow"
 """Messages it treats as what they say: it asks for approval, or takes a while and can be stopped."""
 
 SLOW_SECONDS = 0.4
+COST_USD = 0.001
+"""What each of its runs costs."""
 
 
 def answer_to(text: str) -> str:
@@ -47,7 +50,11 @@ class FastConversation(Conversation):
         self.folder = tempfile.TemporaryDirectory()
         self.workspace = Workspace(Path(self.folder.name), snapshots, self.session_id)
 
-    def ask(self, text: Prompt | None, seconds: float, watch: Watch | None = None) -> Run:
+    def ask(
+        self, text: Prompt | None, seconds: float, watch: Watch | None = None, spending: Spending | None = None
+    ) -> Run:
+        if spending is not None:
+            spending.told(COST_USD)
         if text == SLOW and self._stopped.wait(SLOW_SECONDS):
             return Run("so far", interrupted=True)
         key = {"project_key": "fast", "session_id": self.session_id}

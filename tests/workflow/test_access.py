@@ -257,7 +257,7 @@ def test_files_too_large_for_telegram_are_named(person: Person, chat: int, monke
 
 
 def test_who_else_may_decide_is_said_in_the_question(person: Person, chat: int, environment: Settings) -> None:
-    environment.set("IntakeFunction", APPROVERS="77")
+    environment.set("TurnFunction", APPROVERS="77")
     name = person.say(chat, '!tool Glob {"pattern": "*"}')
     until(lambda: say("approval_others", "en") in " ".join(person.texts(chat)))
     person.command(chat, "/stop")

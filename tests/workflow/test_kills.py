@@ -15,6 +15,7 @@ from botocore.model import OperationModel
 
 from functions.common import aws
 from functions.common.observability import logger
+from functions.common.settings import environment
 from functions.common.telegram import BotApi
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer, Invoker, failure
@@ -25,8 +26,8 @@ from tests.workflow.fast_agent import answer_to, fast_agent
 
 WRITES = ("PutItem", "UpdateItem", "TransactWriteItems", "PutObject", "SendTaskSuccess")
 STEPS = [
-    ("RunAgent", ["PutObject"] * 5),  # claim, transcript, manifest, debug log, result
-    ("Persist", ["TransactWriteItems"] + ["UpdateItem"] * 5),  # the snapshot; then the mark and the four sums of costs
+    ("RunAgent", ["PutObject"] * 6),  # claim, transcript, manifest, debug log, costs, result
+    ("Persist", ["TransactWriteItems"] * 2),  # the snapshot; then the sums of costs
     (
         "Reply",
         ["UpdateItem", "sendMessage", "UpdateItem", "UpdateItem", "UpdateItem"],
@@ -47,7 +48,7 @@ class Killer:
     def __init__(self, stack: EmbeddedStack, state: str, chat: int, after: int | None) -> None:
         self._stack, self._state, self._chat, self._after = stack, state, chat, after
         self.writes: list[str] = []
-        self._active: tuple[str, str] | None = None
+        self._active: tuple[str, str, str] | None = None
         self.struck = False
 
     def around(self, spec: FunctionSpec, event: dict[str, Any], run: Invoker) -> Answer:
@@ -56,7 +57,7 @@ class Killer:
             return failure("ModelRejected", "so that the failure route is taken")
         if not mine or event.get("state") != self._state or self.struck:
             return run(spec, event)
-        self.struck, self._active = True, (event["turn_id"], self._state)
+        self.struck, self._active = True, (spec.name, event["turn_id"], self._state)
         try:
             return run(spec, event)
         except Killed:
@@ -66,8 +67,8 @@ class Killer:
 
     def wrote(self, what: str) -> None:
         """A write was carried out; those of other steps, which run at the same time, do not count."""
-        working = logger.thread_safe_get_current_keys()
-        if self._active is None or (working.get("turn_id"), working.get("state")) != self._active:
+        working, function = logger.thread_safe_get_current_keys(), environment().get("AWS_LAMBDA_FUNCTION_NAME")
+        if self._active is None or (function, working.get("turn_id"), working.get("state")) != self._active:
             return
         self.writes.append(what)
         if len(self.writes) == self._after:

@@ -1,0 +1,185 @@
+"""Money is counted when it is spent: failed, repeated and stopped runs, each once, however many count at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from functions.agent.spending import Spending
+from functions.common.budget import ALL, Ledger, periods, sums
+from functions.common.sessions import SessionTable
+from functions.common.snapshots import RunCost, Snapshots, costs_prefix
+from stepgram.embedded.client import client
+from stepgram.embedded.stack import EmbeddedStack
+from tests.conftest import Bucket, Faults, Person, until
+from tests.workflow.fast_agent import COST_USD, fast_agent
+
+SPENDS_THEN_FAILS = "!bash true\n!error 400 1"
+"""A tool call, which costs a request; the request after it is refused for good."""
+
+
+@pytest.fixture
+def quick(stack: EmbeddedStack) -> Iterator[None]:
+    with fast_agent(stack):
+        yield
+
+
+def total(stack: EmbeddedStack, partition: str) -> float:
+    """What is counted today, in US dollars."""
+    key = (partition, periods(datetime.now(UTC))["day"])
+    return sums(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws), [key])[key]
+
+
+def ledger(stack: EmbeddedStack) -> Ledger:
+    outputs, endpoint = stack.deployment.outputs, stack.addresses.aws
+    snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
+    return Ledger(outputs["SessionTable"], client("dynamodb", endpoint), snapshots)
+
+
+def records(stack: EmbeddedStack, session_id: str, turn: str) -> list[RunCost]:
+    """What the turn's runs say they have cost."""
+    snapshots = Snapshots(stack.deployment.outputs["SessionBucket"], client("s3", stack.addresses.aws))
+    return [snapshots.read(key, RunCost) for key in snapshots.keys(costs_prefix(session_id, turn))]
+
+
+def session_of(stack: EmbeddedStack, chat: int) -> str:
+    table = SessionTable(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws))
+    pointer = table.pointer(f"{chat}:0")
+    assert pointer is not None
+    return pointer.session_id
+
+
+def test_a_failed_run_counts_and_its_rerun_does_too_each_once(stack: EmbeddedStack, person: Person, chat: int) -> None:
+    failed = person.ask(chat, SPENDS_THEN_FAILS)
+    assert failed.error == "ModelRejected"
+    until(lambda: total(stack, f"{chat}:0") > 0)
+    first = total(stack, f"{chat}:0")
+
+    done = person.redrive(failed.name)
+    found = records(stack, session_of(stack, chat), failed.name)
+
+    assert done.status == "SUCCEEDED"
+    assert len(found) == 2
+    assert total(stack, f"{chat}:0") == pytest.approx(sum(one.cost_usd for one in found), abs=1e-6)
+    assert total(stack, f"{chat}:0") > first
+    person.command(chat, "/cost")
+    assert f"{total(stack, f'{chat}:0'):.4f}" in person.texts(chat)[-1].splitlines()[0]
+
+
+def test_a_run_whose_answer_was_lost_counts_once(
+    stack: EmbeddedStack, person: Person, chat: int, faults: Faults
+) -> None:
+    faults.fail("RunAgent", chat, "Lambda.ServiceException", after=True)
+
+    turn = person.ask(chat, "hello")
+
+    assert turn.status == "SUCCEEDED"
+    assert total(stack, f"{chat}:0") == pytest.approx(turn.output["cost_usd"], abs=1e-6)
+
+
+def test_a_stopped_run_counts(stack: EmbeddedStack, person: Person, chat: int) -> None:
+    name = person.say(chat, "!slow 20")
+    until(lambda: any(r["session"] and r["ended"] is None for r in stack.bedrock.requests))
+    person.wait_for_state(name, "RunAgent")
+    person.command(chat, "/stop")
+
+    turn = person.wait(name)
+
+    assert turn.output["outcome"] == "STOPPED"
+    found = records(stack, session_of(stack, chat), name)
+    assert total(stack, f"{chat}:0") == pytest.approx(sum(one.cost_usd for one in found), abs=1e-6)
+
+
+def test_a_crashed_run_counts_what_its_requests_cost(stack: EmbeddedStack, person: Person, chat: int) -> None:
+    turn = person.ask(chat, "!crash")
+
+    assert turn.error == "AgentCrashed"
+    until(lambda: total(stack, f"{chat}:0") > 0)
+    found = records(stack, session_of(stack, chat), turn.name)
+    assert [one.cost_usd > 0 for one in found] == [True, True], "it ran twice, and each run asked the model"
+    until(lambda: abs(total(stack, f"{chat}:0") - sum(one.cost_usd for one in found)) < 1e-6)
+
+
+def test_twenty_conversations_that_count_at_once_lose_and_double_nothing(
+    stack: EmbeddedStack, person: Person, quick: None
+) -> None:
+    chats = range(950_001, 950_021)
+    before = total(stack, ALL)
+
+    with ThreadPoolExecutor(len(chats)) as pool:
+        turns = list(pool.map(lambda chat: person.ask(chat, "hello"), chats))
+
+    assert [turn.status for turn in turns] == ["SUCCEEDED"] * len(chats)
+    assert [round(total(stack, f"{chat}:0"), 6) for chat in chats] == [COST_USD] * len(chats)
+    assert total(stack, ALL) - before >= len(chats) * COST_USD - 1e-9
+
+
+def test_steps_that_count_the_same_turn_at_once_count_it_once(stack: EmbeddedStack, chat: int) -> None:
+    """Persist and the rule on ended Turns, or a step and its retry; the sums of all are written meanwhile."""
+    outputs, endpoint = stack.deployment.outputs, stack.addresses.aws
+    sessions = SessionTable(outputs["SessionTable"], client("dynamodb", endpoint))
+    snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
+    turns = [(f"{chat}:{thread}", f"c{chat}-t{thread}-u1", f"session-{chat}-{thread}") for thread in range(4)]
+    for key, turn, session in turns:
+        sessions.works_in(key, turn, session)
+        for run in range(3):
+            cost = RunCost(run=f"{run:012x}", model="m", cost_usd=0.01)
+            snapshots.write(f"{costs_prefix(session, turn)}{cost.run}.json", cost)
+
+    with ThreadPoolExecutor(12) as pool:
+        counted = list(pool.map(lambda one: ledger(stack).settle(one[0], one[1]), turns * 3))
+
+    assert max(counted) == pytest.approx(0.03)
+    assert [round(total(stack, key), 6) for key, _, _ in turns] == [0.03] * 4
+
+
+def test_what_a_run_spends_after_it_was_counted_is_counted_later(stack: EmbeddedStack, chat: int) -> None:
+    """A run that was thought dead and goes on; its record grows."""
+    outputs, endpoint, key = stack.deployment.outputs, stack.addresses.aws, f"{chat}:0"
+    SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).works_in(key, "t", f"session-{chat}")
+    snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
+    spending = Spending(snapshots, f"session-{chat}", "t", "m")
+    for cost in (0.01, 0.05, 0.05):
+        spending.told(cost)
+        spending.keep()
+        ledger(stack).settle(key, "t")
+
+    assert total(stack, key) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("record", ["{}", "nonsense", '{"run": "0", "model": "m", "cost_usd": 1}',
+                                    '{"run": "000000000000", "model": "m", "cost_usd": -5}',
+                                    '{"run": "000000000000", "model": "m", "cost_usd": NaN}'])  # fmt: skip
+def test_a_record_that_is_none_counts_nothing_and_fails_nothing(stack: EmbeddedStack, chat: int, record: str) -> None:
+    outputs, endpoint, key = stack.deployment.outputs, stack.addresses.aws, f"{chat}:0"
+    SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).works_in(key, "t", f"session-{chat}")
+    snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
+    snapshots.put(f"{costs_prefix(f'session-{chat}', 't')}x.json", record.encode())
+
+    assert ledger(stack).settle(key, "t") == 0
+    assert total(stack, key) == 0
+
+
+def event(kind: str, usage: dict[str, int]) -> dict[str, Any]:
+    if kind == "message_start":
+        return {"type": kind, "message": {"id": "m", "model": "claude-opus-5-5", "usage": usage}}
+    return {"type": kind, "delta": {"stop_reason": "end_turn"}, "usage": usage}
+
+
+def test_a_run_is_reckoned_by_its_tokens_until_the_cli_tells(bucket: Bucket) -> None:
+    """Opus: 4 dollars a million tokens read, 20 written."""
+    spending = Spending(Snapshots(bucket.name, bucket.s3), "s", "t", "m")
+    spending.hear(event("message_start", {"input_tokens": 1000, "output_tokens": 1}))
+    assert spending.cost_usd == pytest.approx(0.00402)
+    spending.hear(event("message_delta", {"output_tokens": 100}))
+    assert spending.cost_usd == pytest.approx(0.006)
+    spending.hear(event("message_start", {"input_tokens": 2000, "output_tokens": 1}))
+    assert spending.cost_usd == pytest.approx(0.01402)
+
+    spending.told(0.5)
+
+    assert spending.cost_usd == 0.5
