@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from functions.common.execution import Failure
+
 Route = Literal["message", "album", "command", "background", "button", "stop", "membership", "refused", "ignored"]
 Reason = Literal[
     "not_allowed", "unsupported", "file_too_large", "too_fast", "general_topic", "not_for_us", "nothing_to_do"
@@ -93,7 +95,8 @@ class Membership(Part):
 class Envelope(Part):
     """One update, normalised. `turn_id` is the execution's name and the idempotency key everywhere.
 
-    `draft` is the draft whose Stop button was pressed, `album` what the state JoinAlbum said.
+    `draft` is the draft whose Stop button was pressed, `album` what the state JoinAlbum said, `error` what a state of
+    the Intake failed with.
     """
 
     turn_id: str = Field(max_length=NAME_LIMIT, pattern=r"^c-?\d+-t\d+-u\d+$")
@@ -108,6 +111,7 @@ class Envelope(Part):
     draft: int | None = None
     membership: Membership | None = None
     album: dict[str, str] | None = None
+    error: Failure | None = None
     ttl: int = 0
 
 

@@ -8,7 +8,6 @@ from functions.common import aws
 from functions.common.delivery import Delivery
 from functions.common.envelope import Chat, Envelope
 from functions.common.errors import BadInput
-from functions.common.execution import Failure
 from functions.common.observability import StepRequest
 from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
@@ -17,10 +16,9 @@ from functions.common.texts import say
 
 
 class Request(StepRequest):
-    """The envelope; `error` is what a state of the Intake failed with."""
+    """The envelope."""
 
     envelope: Envelope
-    error: Failure | None = None
 
     @property
     def language(self) -> str:

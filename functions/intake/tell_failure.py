@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functions.common.errors import TelegramRefused
+from functions.common.errors import BadInput, TelegramRefused
 from functions.common.execution import readable_cause
 from functions.common.observability import logger
 from functions.intake.request import Outcome, Request, tell
@@ -10,10 +10,12 @@ from functions.intake.request import Outcome, Request, tell
 
 def run(request: Request) -> Outcome:
     """Tell the chat; one that refuses to hear it is left alone."""
-    error = request.error.Error if request.error else "unknown"
-    cause = readable_cause(request.error.Cause) if request.error else ""
-    logger.error("not carried out", route=request.envelope.route, error=error, cause=cause)
-    told(request, error)
+    failure = request.envelope.error
+    if failure is None:
+        raise BadInput("envelope.error: nothing failed")
+    cause = readable_cause(failure.Cause)
+    logger.error("not carried out", route=request.envelope.route, error=failure.Error, cause=cause)
+    told(request, failure.Error)
     return Outcome(outcome="told")
 
 

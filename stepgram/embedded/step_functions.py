@@ -35,6 +35,7 @@ from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
     state_task_service_dynamodb,
+    state_task_service_lambda,
     state_task_service_sfn,
 )
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (
@@ -441,6 +442,8 @@ def _patch(additions: StepFunctions) -> None:
             del response[key]
             response[self._to_sfn_cased(key)] = value.isoformat() if isinstance(value, datetime) else value
 
+    # moto leaves the parameter out; https://docs.aws.amazon.com/step-functions/latest/dg/connect-lambda.html has it.
+    state_task_service_lambda._SUPPORTED_API_PARAM_BINDINGS["invoke"].add("InvocationType")
     StateTaskServiceSfn._normalise_parameters = normalise_parameters
     StateTaskServiceSfn._normalise_response = normalise_response
     StateTaskServiceSfn._get_boto_service_name = lambda self, boto_service_name=None: "stepfunctions"
