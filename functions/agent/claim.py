@@ -2,7 +2,9 @@
 
 `Lambda.ClientExecutionTimeoutException` and `Lambda.SdkClientException` can mean that the first run goes on. The
 claim is an S3 object (the agent has no rights in DynamoDB) that the run renews while it lives; a silent one is taken
-over. Conditional writes: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+over. Conditional writes: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html; of them S3
+refuses 412 (another object is there, or none that matches), 409 (another write or delete is under way) and, with
+If-Match, 404 (the object was deleted meanwhile).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ SILENT = timedelta(seconds=15)
 """A claim not renewed for so long belongs to a run that died."""
 
 LOST = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+ENDED = "an earlier run of this turn ended just now"
 
 
 class RunClaim:
@@ -66,14 +69,17 @@ class RunClaim:
             found = self._s3.head_object(Bucket=self._bucket, Key=self._key)
         except ClientError as error:
             if error.response["Error"]["Code"] in (*ABSENT, "403"):
-                raise AgentBusy("an earlier run of this turn ended just now") from error
+                raise AgentBusy(ENDED) from error
             raise
         if datetime.now(UTC) - found["LastModified"] < SILENT:
             raise AgentBusy(f"an earlier run of this turn is alive (seen {found['LastModified']:%H:%M:%S} UTC)")
         try:
             self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=self.body, IfMatch=found["ETag"])
         except ClientError as error:
-            if error.response["Error"]["Code"] in LOST:
+            code = error.response["Error"]["Code"]
+            if code in ABSENT:
+                raise AgentBusy(ENDED) from error
+            if code in LOST:
                 raise AgentBusy("another run of this turn took over first") from error
             raise
 
