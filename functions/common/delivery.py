@@ -13,15 +13,18 @@ from functions.common.progress import ProgressTable, Shown
 from functions.common.rendering import Classic, classic_parts, plain_parts
 from functions.common.sessions import COMPLETE, SessionTable
 from functions.common.settings import NoticeSettings, ReplySettings
-from functions.common.telegram import BotApi, bot_api
+from functions.common.telegram import TOO_LARGE, BotApi, bot_api
 
 FORMAT_REFUSED = 400
-"""Telegram answers 400 to a message it cannot show; 403 says that nothing can be sent at all."""
+"""Telegram answers 400 to a message it cannot show, and 413 (TOO_LARGE) to a request of more than about 50 MB; 403 says
+that nothing can be sent at all."""
 
 SENT_BYTES, PHOTO_BYTES = 50 * 1024 * 1024, 10 * 1024 * 1024
 """Bytes of a file, and of a photo, that a bot may send (Bot API, Sending files)."""
 
-ALBUM_FILES = 10
+ALBUM_FILES, ALBUM_BYTES = 10, 47 * 1024 * 1024
+"""What goes as one album, which is one request: fewer than 50 MB, however Telegram reckons them, the form included."""
+
 ALBUM_KINDS = ("photo", "video")
 PHOTOS, VIDEOS, AUDIOS = ("jpg", "jpeg", "png", "webp"), ("mp4",), ("mp3", "m4a")
 
@@ -65,6 +68,17 @@ def kind_of(name: str, size: int) -> str:
     if suffix in PHOTOS:
         return "photo" if size <= PHOTO_BYTES else "document"
     return "video" if suffix in VIDEOS else "audio" if suffix in AUDIOS else "document"
+
+
+def albums(files: Sequence[tuple[str, SentFile]]) -> list[list[tuple[str, SentFile]]]:
+    """The files in their order, as albums that fit into one request each."""
+    packed: list[list[tuple[str, SentFile]]] = []
+    for kind, file in files:
+        last = packed[-1] if packed else []
+        if not last or len(last) == ALBUM_FILES or sum(f.size for _, f in last) + file.size > ALBUM_BYTES:
+            packed.append(last := [])
+        last.append((kind, file))
+    return packed
 
 
 def _uploads(files: list[tuple[str, SentFile]]) -> dict[str, tuple[str, bytes]]:
@@ -150,45 +164,61 @@ class Delivery:
                 raise
             self.classic(part, markdown)
 
-    def document(self, part: str, name: str, content: bytes, caption: str | None = None) -> None:
-        """A file."""
-        self._once(part, lambda: self._send("sendDocument", {"caption": caption}, {"document": (name, content)}))
+    def document(self, part: str, name: str, content: bytes, caption: str | None = None) -> bool:
+        """A file; False when it is too large for Telegram."""
+        try:
+            self._once(part, lambda: self._send("sendDocument", {"caption": caption}, {"document": (name, content)}))
+        except TelegramRefused as error:
+            if error.status != TOO_LARGE:
+                raise
+            logger.warning("a file is too large for Telegram", bytes=len(content))
+            return False
+        return True
 
-    def files(self, part: str, files: Sequence[SentFile]) -> None:
-        """Files by their kind: photos and videos as albums, audio as audio, the others as documents."""
+    def files(self, part: str, files: Sequence[SentFile]) -> list[SentFile]:
+        """Files by their kind: photos and videos as albums, audio as audio, the others as documents.
+
+        Returns those that are too large for Telegram.
+        """
         kinds = [(kind_of(file.name, file.size), file) for file in files]
-        visual = [(kind, file) for kind, file in kinds if kind in ALBUM_KINDS]
-        for start in range(0, len(visual), ALBUM_FILES):
-            self._album(f"{part}.album{start}", visual[start : start + ALBUM_FILES])
+        refused: list[SentFile] = []
+        first = 0
+        for album in albums([(kind, file) for kind, file in kinds if kind in ALBUM_KINDS]):
+            refused += self._album(f"{part}.album{first}", album)
+            first += len(album)
         for number, (kind, file) in enumerate(kinds):
-            if kind not in ALBUM_KINDS:
-                self._file(f"{part}{number}", kind, file)
+            if kind not in ALBUM_KINDS and not self._file(f"{part}{number}", kind, file):
+                refused.append(file)
+        return refused
 
-    def _album(self, part: str, files: list[tuple[str, SentFile]]) -> None:
-        """Several photos and videos as one album; what Telegram refuses so goes as documents."""
+    def _album(self, part: str, files: list[tuple[str, SentFile]]) -> list[SentFile]:
+        """Several photos and videos as one album; what Telegram refuses so goes as documents.
+
+        Returns those that are too large even so.
+        """
         if len(files) == 1:
-            self._file(part, *files[0])
-            return
+            return [] if self._file(part, *files[0]) else [files[0][1]]
         media = [{"type": kind, "media": f"attach://file{n}"} for n, (kind, _) in enumerate(files)]
-        if f"{part}.0" not in self.sent:
+        if not any(f"{part}.{number}" in self.sent for number in range(len(files))):
             try:
                 self._once(part, lambda: self._send("sendMediaGroup", {"media": media}, _uploads(files)))
-                return
+                return []
             except TelegramRefused as error:
-                if error.status != FORMAT_REFUSED:
+                if error.status not in (FORMAT_REFUSED, TOO_LARGE):
                     raise
-        for number, (_, file) in enumerate(files):
-            self._file(f"{part}.{number}", "document", file)
+        return [file for n, (_, file) in enumerate(files) if not self._file(f"{part}.{n}", "document", file)]
 
-    def _file(self, part: str, kind: str, file: SentFile) -> None:
-        """One file; a photo Telegram cannot process goes as a document."""
-        method = f"send{kind.capitalize()}"
+    def _file(self, part: str, kind: str, file: SentFile) -> bool:
+        """One file; what Telegram does not take as its kind goes as a document. False when it is too large."""
+        if kind == "document":
+            return part in self.sent or self.document(part, file.name, file.content())
         try:
-            self._once(part, lambda: self._send(method, {}, {kind: (file.name, file.content())}))
+            self._once(part, lambda: self._send(f"send{kind.capitalize()}", {}, {kind: (file.name, file.content())}))
         except TelegramRefused as error:
-            if error.status != FORMAT_REFUSED or kind == "document":
+            if error.status not in (FORMAT_REFUSED, TOO_LARGE):
                 raise
-            self.document(part, file.name, file.content())
+            return self.document(part, file.name, file.content())
+        return True
 
     def topic(self, part: str, name: str) -> int:
         """A new forum topic; returns its id."""

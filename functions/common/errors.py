@@ -211,7 +211,7 @@ class TelegramUnavailable(TelegramError):
 
 
 class TelegramRefused(TelegramError):
-    """HTTP 400 or 403. `description` is Telegram's own text, `status` the HTTP status."""
+    """HTTP 400, 403 or 413. `description` is Telegram's own text, `status` the HTTP status."""
 
     remedy = (
         "Telegram's words are in the cause. Blocked or deleted chats end as UNDELIVERABLE; anything else is a "

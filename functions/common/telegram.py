@@ -21,6 +21,7 @@ TIMEOUT_SECONDS = (3.05, 20)
 
 UPLOAD_TIMEOUT_SECONDS = (3.05, 60)
 DEFAULT_RETRY_AFTER = 5
+TOO_LARGE = 413
 THREAD_GONE = "message thread not found"
 
 
@@ -88,6 +89,10 @@ class BotApi:
 
 
 def _result(method: str, response: requests.Response) -> Any:
+    if response.status_code == TOO_LARGE:
+        # The web server in front of the Bot API says so in HTML
+        # (https://github.com/TelegramBots/Telegram.Bot/issues/476).
+        raise TelegramRefused(TOO_LARGE, "Request Entity Too Large")
     try:
         answer = response.json()
     except requests.JSONDecodeError:

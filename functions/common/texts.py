@@ -266,6 +266,10 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "en": "{name} is too large to send ({megabytes} MB; a bot may send 50 MB).",
         "zh": "{name} 太大，无法发送（{megabytes} MB；机器人最多发送 50 MB）。",
     },
+    "not_sent_refused": {
+        "en": "{name} was not sent: Telegram refuses it as too large ({megabytes} MB).",
+        "zh": "{name} 未能发送：Telegram 认为它太大（{megabytes} MB）。",
+    },
     "button_gone": {
         "en": "This button no longer works.",
         "zh": "此按钮已失效。",

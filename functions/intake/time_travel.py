@@ -136,10 +136,10 @@ def debug(request: Request) -> None:
     out, manifest = delivery(request, _chat(request)), snapshots.read(pointer.manifest, Manifest)
     size = manifest.tree.bytes if manifest.tree else 0
     for name, content in export(snapshots, manifest, workspace=size <= PACKED_BYTES):
-        if len(content) > SENT_BYTES:
+        caption = f"{request.session_key} version {pointer.version}"
+        fits = len(content) <= SENT_BYTES
+        if content and not (fits and out.document(name, name.replace("/", "-"), content, caption)):
             _too_large(request, out, name, len(content))
-        elif content:
-            out.document(name, name.replace("/", "-"), content, f"{request.session_key} version {pointer.version}")
     if size > PACKED_BYTES:
         _too_large(request, out, WORKSPACE, size)
 

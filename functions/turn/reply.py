@@ -65,12 +65,14 @@ def handler(request: Request) -> Result:
         caption = say("answer_as_document", request.language)
         delivery.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
     small = [file for file in run.files if 0 < file.size <= SENT_BYTES]
-    delivery.files("file", [SentFile(file.name, file.size, partial(snapshots.get, file.key)) for file in small])
-    for number, file in enumerate(file for file in run.files if file.size > SENT_BYTES):
-        megabytes = f"{file.size / 1024**2:,.0f}"
-        delivery.text(
-            f"large{number}", say("not_sent_too_large", request.language, name=file.name, megabytes=megabytes)
-        )
+    refused = delivery.files(
+        "file", [SentFile(file.name, file.size, partial(snapshots.get, file.key)) for file in small]
+    )
+    for number, file in enumerate(run.files):
+        if file.size > SENT_BYTES or any(file.name == one.name for one in refused):
+            why = "not_sent_too_large" if file.size > SENT_BYTES else "not_sent_refused"
+            megabytes = f"{file.size / 1024**2:,.0f}"
+            delivery.text(f"large{number}", say(why, request.language, name=file.name, megabytes=megabytes))
     if run.left_out:
         delivery.text("left_out", left_out(run.left_out, request.language))
     for budget in request.budgets:

@@ -83,6 +83,27 @@ def test_documents_must_not_be_empty(bot: BotApi) -> None:
     assert bot.send("sendDocument", CHAT, 0, {}, files={"document": ("a.md", b"x")}) == 2
 
 
+def test_a_request_of_more_than_fifty_megabytes_is_refused_unread(bot: BotApi, telegram: Telegram) -> None:
+    half = {name: (f"{name}.mp4", bytes(26 * 1024 * 1024)) for name in ("a", "b")}
+    media = [{"type": "video", "media": f"attach://{name}"} for name in half]
+
+    with pytest.raises(TelegramRefused, match="Request Entity Too Large") as error:
+        bot.call("sendMediaGroup", {"chat_id": CHAT, "media": media}, half)
+
+    assert error.value.status == 413
+    assert "sendMediaGroup" not in [method for method, _ in telegram.calls]
+
+
+def test_too_large_said_by_a_web_server_is_the_same_refusal() -> None:
+    app = Flask("proxy")
+    app.add_url_rule("/<path:any>", view_func=lambda any: Response("<html>", 413), methods=["POST"])
+    proxy = Server(app)
+
+    with pytest.raises(TelegramRefused, match="413"):
+        BotApi(proxy.url, TOKEN).call("sendDocument", {"chat_id": CHAT})
+    proxy.stop()
+
+
 def test_a_group_takes_twenty_messages_a_minute(bot: BotApi, telegram: Telegram) -> None:
     telegram.say(-7, "hi")
     for _ in range(20):

@@ -12,11 +12,13 @@ from functions.common.errors import remedy_of
 from functions.common.lock import Claim, Lock
 from functions.common.lock_table import LockTable
 from functions.common.sessions import SessionTable
-from functions.common.snapshots import Manifest, RunResult, RunSummary, Segment, Snapshots
+from functions.common.snapshots import Manifest, OutboxFile, RunResult, RunSummary, Segment, Snapshots
+from functions.common.texts import say
 from functions.turn.handler import STATUS_CHANGE
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer
 from stepgram.embedded.stack import EmbeddedStack
+from stepgram.embedded.telegram import server
 from tests.conftest import Person
 
 Call = Callable[[str, dict[str, Any]], Answer]
@@ -24,6 +26,7 @@ HELD = {
     "lock": {"fence": 7, "redrive_count": 0},
     "execution": {"Id": "arn", "StartTime": "2026-11-21T10:00:00.000Z"},
 }
+MEGABYTE = 1024 * 1024
 SESSION = "11111111-1111-4111-8111-111111111111"
 
 
@@ -57,14 +60,19 @@ class Turn:
         assert locks._write(self.key, Lock(owner=owner, fence=7), 0)
         return 7
 
-    def run(self, text: str) -> str:
-        """Leave a result as RunAgent does; returns its key."""
+    def run(self, text: str, files: dict[str, bytes] | None = None) -> str:
+        """Leave a result as RunAgent does, with files for the chat; returns its key."""
+        kept = []
+        for name, content in (files or {}).items():
+            kept.append(OutboxFile(key=f"sessions/{SESSION}/outbox/{name}", name=name, size=len(content)))
+            self.snapshots.put(kept[-1].key, content, "application/octet-stream")
         summary = RunSummary(
             status="done", result=f"sessions/{SESSION}/turns/{self.id}/result.json", manifest="m", preview=text[:9],
             characters=len(text), cost_usd=0, session_cost_usd=0, input_tokens=0, output_tokens=0, model_turns=1,
             model="m", seconds=1,
         )  # fmt: skip
-        self.snapshots.write(summary.result, RunResult(went_on_from=None, summary=summary, text=text))
+        result = RunResult(went_on_from=None, summary=summary, text=text, files=tuple(kept))
+        self.snapshots.write(summary.result, result)
         return summary.result
 
     def hydrate(self) -> dict[str, Any]:
@@ -166,6 +174,52 @@ def test_reply_goes_on_at_the_first_part_that_is_missing(turn: Turn, person: Per
     assert found["message_ids"][0] == 77
     assert len(found["message_ids"]) == 2
     assert "expired" not in " ".join(person.texts(turn.chat))
+
+
+def sent_files(person: Person, turn: Turn, method: str) -> list[str]:
+    """The names of the files in the chat, as far as they were sent with `method`."""
+    kind = method.removeprefix("send").lower()
+    return [message[kind]["file_name"] for message in person.replies(turn.chat) if kind in message]
+
+
+def test_an_album_larger_than_one_request_is_several(turn: Turn, person: Person) -> None:
+    turn.stack.telegram.say(turn.chat, "/help")
+    film = bytes(20 * MEGABYTE)
+
+    turn.reply(turn.run("films", {f"{n}.mp4": film for n in range(5)}))
+
+    films = [message for message in person.replies(turn.chat) if "video" in message]
+    assert [film["video"]["file_name"] for film in films] == [f"{n}.mp4" for n in range(5)]
+    assert [film.get("media_group_id") is None for film in films] == [False] * 4 + [True]
+    assert len({film.get("media_group_id") for film in films}) == 3
+
+
+def test_an_album_refused_as_too_large_goes_one_by_one(
+    turn: Turn, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn.stack.telegram.say(turn.chat, "/help")
+    monkeypatch.setattr(server, "REQUEST_LIMIT", 25 * MEGABYTE)
+
+    turn.reply(turn.run("films", {"a.mp4": bytes(20 * MEGABYTE), "b.mp4": bytes(20 * MEGABYTE), "c.txt": b"c"}))
+
+    assert sent_files(person, turn, "sendDocument") == ["a.mp4", "b.mp4", "c.txt"]
+
+
+def test_a_file_refused_as_too_large_is_named_and_the_rest_is_sent(
+    turn: Turn, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn.stack.telegram.say(turn.chat, "/help")
+    monkeypatch.setattr(server, "REQUEST_LIMIT", MEGABYTE)
+    large = bytes(2 * MEGABYTE)
+
+    files = {"a.mp4": large, "b.mp4": b"b", "c.bin": large, "d.mp3": large, "e.txt": b"e"}
+    outcome = turn.reply(turn.run("all of it", files))["outcome"]
+    again = turn.reply(turn.run("all of it", files))["outcome"]
+
+    assert (outcome, again) == ("DELIVERED", "DELIVERED")
+    assert sent_files(person, turn, "sendDocument") == ["b.mp4", "e.txt"]
+    named = [say("not_sent_refused", "en", name=name, megabytes="2") for name in ("a.mp4", "c.bin", "d.mp3")]
+    assert person.texts(turn.chat)[-3:] == named
 
 
 def test_an_empty_answer_says_so(turn: Turn, person: Person) -> None:

@@ -4,6 +4,12 @@ Parameters are validated with aiogram's models of Bot API 10.3; limits and error
 people: `/person/...` sends a message as someone, and `/` is a page to chat on. Updates go to the registered webhook as
 Telegram sends them: one at a time for each chat, again after 1 s, 2 s, 4 s ... up to 60 s until the answer is 2xx.
 
+A request of more than 50 MB is answered 413 before it is looked at: "Request Entity Too Large", from the length its
+head announces (tdlib/td HttpReader.cpp; https://github.com/tdlib/telegram-bot-api/issues/720). The cloud's limit is the
+50 MB of https://core.telegram.org/bots/api#sending-files, and an album is one request, so all of its files count
+(https://github.com/tdlib/telegram-bot-api/issues/671, where it is the local server's 4,000 MB). Telegram does not say
+what of the form around the files it counts; here all of the body does.
+
 Differences, on purpose: a webhook may be http on loopback, and `/person` exists.
 Sources: https://core.telegram.org/bots/api (methods, limits), https://core.telegram.org/bots/webhooks, and the error
 texts of the open-source server (tdlib/telegram-bot-api, tdlib/td MessageEntity.cpp).
@@ -30,6 +36,9 @@ FADING = ("Draft", "Action")
 
 PLAIN_TEXT = ("text", "caption")
 """Parameters that are never JSON, whatever they begin with."""
+
+REQUEST_LIMIT = 50 * 1024 * 1024
+"""Bytes of one request's body."""
 
 PAGE = Path(__file__).parent / "chat.html"
 
@@ -68,6 +77,7 @@ class Telegram(People):
         try:
             if token != self.token:
                 raise BotApiError(401, "Unauthorized")
+            _check_length()
             result = self._call(method)
         except BotApiError as error:
             body = {"ok": False, "error_code": error.status, "description": str(error)}
@@ -167,6 +177,14 @@ class Telegram(People):
             chat = self.state["chats"].get(chat_id)
             messages = [] if chat is None else [m for m in chat["messages"] if m["message_id"] > after]
             return [{**public(m), "page": m.get("_page"), "reactions": m.get("_reactions", [])} for m in messages]
+
+
+def _check_length() -> None:
+    """Refuse a request that is too large, unparsed. Its body is thrown away, or the client would not hear of it."""
+    if (request.content_length or 0) > REQUEST_LIMIT:
+        while request.stream.read(64 * 1024):
+            pass
+        raise BotApiError(413, "Request Entity Too Large")
 
 
 def _snake(method: str) -> str:
