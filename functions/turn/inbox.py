@@ -42,7 +42,9 @@ def fill(settings: HydrateSettings, session_id: str, turn_id: str, messages: tup
         for attachment in message.attachments:
             key = f"{turn_prefix(session_id, turn_id)}inbox/{len(files)}-{attachment.name}"
             files.append(_fetched(settings, snapshots, key, attachment))
-    return [_heard(settings, snapshots, f"{turn_id}-{n}", file) for n, file in enumerate(files)]
+    # A job is known by its name and writes where it was told to, so the name tells the session, too: after /new, or
+    # when a snapshot is lost, a later try of the turn looks for the text in another session's folder.
+    return [_heard(settings, snapshots, f"{session_id}-{turn_id}-{n}", file) for n, file in enumerate(files)]
 
 
 def _fetched(settings: HydrateSettings, snapshots: Snapshots, key: str, attachment: Attachment) -> InboxFile:

@@ -23,7 +23,10 @@ class Transcriber(Protocol):
     """Makes text of speech."""
 
     def transcript(self, job: str, key: str, result: str) -> str | None:
-        """The text of the recording under `key`; None while it is being made; empty when it cannot be."""
+        """The text of the recording under `key`; None while it is being made; empty when it cannot be.
+
+        `job` is the recording's own name, up to 200 characters; its text is kept under `result`.
+        """
 
 
 class AmazonTranscriber:

@@ -7,10 +7,12 @@ A job is IN_PROGRESS the first time it is asked for, so that waiting is exercise
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 PREFIX = "Transcribe."
+NAME = re.compile(r"[0-9a-zA-Z._-]{1,200}")
 
 
 class TranscribeError(Exception):
@@ -31,6 +33,8 @@ class Transcribe:
     def __call__(self, action: str, request: dict[str, Any]) -> dict[str, Any]:
         """One action. Raises TranscribeError."""
         name = str(request["TranscriptionJobName"])
+        if not NAME.fullmatch(name):
+            raise TranscribeError("BadRequestException", f"transcriptionJobName failed to satisfy {NAME.pattern}")
         if action == "StartTranscriptionJob":
             if name in self._jobs:
                 raise TranscribeError("ConflictException", "The requested job name already exists.")

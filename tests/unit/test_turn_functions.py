@@ -11,7 +11,7 @@ import pytest
 from functions.common.errors import remedy_of
 from functions.common.lock import Claim, Lock
 from functions.common.lock_table import LockTable
-from functions.common.sessions import SessionTable
+from functions.common.sessions import Pointer, SessionTable
 from functions.common.snapshots import Manifest, OutboxFile, RunResult, RunSummary, Segment, Snapshots
 from functions.common.texts import say
 from functions.turn.handler import STATUS_CHANGE
@@ -75,10 +75,11 @@ class Turn:
         self.snapshots.write(summary.result, result)
         return summary.result
 
-    def hydrate(self) -> dict[str, Any]:
+    def hydrate(self, *attachments: dict[str, Any]) -> dict[str, Any]:
+        """Hydrate's answer, or its error document."""
         where = {"chat": {"id": self.chat, "thread_id": 0, "type": "private"}, "language": "en"}
-        where["message"] = {"id": 1, "update_id": 1, "date": 1, "text": "hello"}
-        return self.step("Hydrate", **where, execution=HELD["execution"])
+        where["message"] = {"id": 1, "update_id": 1, "date": 1, "text": "hello", "attachments": attachments}
+        return self.failing("Hydrate", **where, execution=HELD["execution"])
 
     def reply(self, result: str, **more: Any) -> dict[str, Any]:
         chat = {"id": self.chat, "thread_id": 0, "type": "private"}
@@ -123,6 +124,20 @@ def test_hydrate_names_the_committed_snapshot(turn: Turn) -> None:
     found = turn.hydrate()
 
     assert (found["version"], found["manifest"], found["segments"]) == (1, key, 1)
+
+
+def test_a_voice_message_is_transcribed_anew_for_a_session_that_began_meanwhile(turn: Turn) -> None:
+    voice = turn.stack.telegram._stored("voice", "voice.ogg", b"water the plants")["voice"]
+    attached = {"kind": "voice", "file_id": voice["file_id"], "name": "voice.ogg", "mime": "audio/ogg"}
+    assert turn.hydrate(attached)["errorType"] == "TranscriptPending"
+    before = turn.table.pointer(turn.key)
+    after = Pointer(session_id=SESSION)
+    assert turn.table.move(turn.key, "c1-t0-u1", before, after)
+
+    tries = [turn.hydrate(attached) for _ in range(5)]
+
+    assert [document.get("errorType") for document in tries[:2]] == ["TranscriptPending"] * 2
+    assert [file["transcript"] for file in tries[-1]["inbox"]] == ["water the plants"]
 
 
 def test_persist_commits_once_and_only_under_its_own_fence(turn: Turn) -> None:
