@@ -45,7 +45,7 @@ from claude_agent_sdk import (
 from functions.agent.inbox import Prompt
 from functions.agent.options import Approval, Folders, agent_options, cli_environment
 from functions.agent.patience import Patience
-from functions.agent.processes import below, end_leftovers
+from functions.agent.processes import Process, StillRunning, below, end_leftovers
 from functions.agent.reporter import Watch
 from functions.agent.speech import Speech
 from functions.agent.spending import Spending
@@ -153,7 +153,8 @@ class Conversation:
         )
         self._client = ClaudeSDKClient(options)
         self._stop = asyncio.Event()
-        self.process: int | None = None
+        self.process: Process | None = None
+        self.unsettled = False
         try:
             self._do(self._client.connect())
         except (ClaudeSDKError, RuntimeError):
@@ -237,8 +238,16 @@ class Conversation:
         return self.base is not None and any(not segment.subpath for segment in self.base.segments)
 
     def settle(self) -> None:
-        """End what tools left running, so that nothing changes while the workspace is read."""
-        end_leftovers(keep=self.process)
+        """End what tools left running, so that nothing changes while the workspace is read.
+
+        What cannot be ended costs the container, not the answer: the conversation is `unsettled`, and is closed when
+        the answer is kept.
+        """
+        try:
+            end_leftovers(keep=self.process)
+        except StillRunning as error:
+            self.unsettled = True
+            logger.error("the workspace is read while something runs", cause=str(error))
 
     def _debug_log(self) -> bytes:
         """What the CLI wrote into its debug log since the last time, the end of it when it is long."""
@@ -251,20 +260,25 @@ class Conversation:
     @property
     def memory(self) -> int:
         """Bytes the CLI process has in memory."""
-        pages = Path(f"/proc/{self.process}/statm")
+        pages = Path(f"/proc/{self.process.id if self.process else 0}/statm")
         return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
     def close(self) -> None:
-        """End the CLI and every process it left, and remove the folders. What is worth keeping is staged already."""
+        """End the CLI and every process it left, and remove the folders. What is worth keeping is staged already.
+
+        Raises StillRunning when a process cannot be ended.
+        """
         try:
             if self.process is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.process, signal.SIGKILL)
+                    os.kill(self.process.id, signal.SIGKILL)
             self._do(self._client.disconnect())
         finally:
-            end_leftovers()
-            tempfile.tempdir = str(ROOT.parent)
-            shutil.rmtree(self._root, ignore_errors=True)
+            try:
+                end_leftovers()
+            finally:
+                tempfile.tempdir = str(ROOT.parent)
+                shutil.rmtree(self._root, ignore_errors=True)
 
     async def _ask(self, text: Prompt | None, seconds: float, watch: Watch) -> ResultMessage | None:
         if self._stop.is_set():

@@ -1,11 +1,15 @@
 """RunAgent: one run of the Claude agent for one turn, in this container and nowhere else.
 
 The container is treated as hostile, since a prompt can make it run anything: it has no Telegram token and no rights
-in DynamoDB, and its folders are fresh for every run and gone afterwards.
+in DynamoDB, and its folders are fresh for every run and gone afterwards. When a process of a run cannot be ended, this
+one ends itself, so that the next invocation gets a fresh container: Step Functions sees `Runtime.ExitError` and tries
+again. A result that was kept already is returned then, so the answer is late by one cold start and the model is not
+asked twice; before that, the run is made again.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from typing import Any, Literal
@@ -17,7 +21,7 @@ from functions.agent.claim import RunClaim
 from functions.agent.conversation import Conversation
 from functions.agent.inbox import Prompt, prompt, take_in
 from functions.agent.options import Approval
-from functions.agent.processes import adopt, end_leftovers
+from functions.agent.processes import StillRunning, adopt, end_leftovers
 from functions.agent.reporter import Reporter
 from functions.agent.speech import paragraphs
 from functions.agent.spending import Spending
@@ -82,7 +86,13 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     settings = AgentSettings.load().choosing(request.session.model)
     with working(request), located(request.state), aws.translated():
         request.lock.check(redrive_count(request.execution))
-        return run_once(request, settings, context.get_remaining_time_in_millis() / 1000).model_dump(mode="json")
+        try:
+            summary = run_once(request, settings, context.get_remaining_time_in_millis() / 1000)
+        except StillRunning as error:
+            # The claim is given back by now: the next try need not wait until it is silent.
+            logger.critical("the container ends", cause=str(error))
+            os._exit(1)
+        return summary.model_dump(mode="json")
 
 
 def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSummary:
@@ -157,7 +167,7 @@ def _keep_or_close(conversation: Conversation, settings: AgentSettings, summary:
     young = time.monotonic() - conversation.started < settings.keep_open_seconds
     small = conversation.memory < settings.keep_open_mb * 1024 * 1024
     done = summary.status == "done" and summary.ended is None and not conversation.stopping
-    if done and young and small and conversation.run_usd < settings.max_budget_usd / 10:
+    if done and young and small and not conversation.unsettled and conversation.run_usd < settings.max_budget_usd / 10:
         _kept = conversation
     else:
         _close(conversation)
