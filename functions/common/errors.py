@@ -21,7 +21,7 @@
     ├── TranscriptPending        a voice message is being transcribed       Retry until it is text
     ├── SnapshotMissing          a snapshot S3 no longer has                handled in Hydrate: a fresh session
     └── TelegramError
-        ├── TelegramRateLimited  429                                        waits `retry_after` seconds, replies again
+        ├── TelegramRateLimited  429                                        waits `retry_after` seconds, says it again
         ├── TelegramUnavailable  5xx or the network                         Retry 6 times
         └── TelegramRefused      400, 403: blocked, chat gone               the turn ends as undeliverable
 

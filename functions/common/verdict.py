@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functions.common.approvals import ApprovalTable, Decision, Question
 from functions.common.delivery import QUESTION
-from functions.common.errors import TelegramRefused
+from functions.common.errors import TelegramError
 from functions.common.observability import logger
 from functions.common.sessions import SessionTable
 from functions.common.telegram import BotApi
@@ -37,7 +37,8 @@ def settle(
         shown = {"chat_id": question.chat.id, "message_id": message, "reply_markup": {"inline_keyboard": [[verdict]]}}
         try:
             bot.call("editMessageReplyMarkup", shown)
-        except TelegramRefused as error:
+        except TelegramError as error:
+            # What was decided holds; how the question looks is worth no failed turn.
             logger.info("the question does not show the decision", cause=str(error))
     if opened is not None:
         approvals.close(question.session_key, opened)

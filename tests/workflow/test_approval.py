@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from functions.common.texts import say
+from stepgram.embedded.telegram import BotApiError
 from tests.conftest import Faults, Person, until
 
 GLOB = '!tool Glob {"pattern": "*"}'
@@ -199,6 +200,30 @@ def test_a_turn_rerun_after_its_question_does_not_ask_again(person: Person, chat
 
     assert turn.output["outcome"] == "DELIVERED"
     assert len([m for m in person.replies(chat) if m.get("text", "").startswith("🔐")]) == 1
+
+
+def test_a_question_is_waited_for_however_often_telegram_asks(person: Person, chat: int) -> None:
+    person.stack.telegram.fail_next(*[BotApiError(429, "Too Many Requests: retry after 1", {"retry_after": 1})] * 8)
+    name = person.say(chat, GLOB)
+    press(person, chat, question(person, chat), 0)
+    turn = person.wait(name)
+
+    assert turn.output["outcome"] == "DELIVERED"
+    assert [state.name for state in turn.states].count("WaitToAsk") == 8
+
+
+def test_a_question_that_cannot_show_what_was_decided_costs_no_turn(
+    person: Person, chat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(parameters: dict[str, Any]) -> Any:
+        raise BotApiError(429, "Too Many Requests: retry after 1", {"retry_after": 1})
+
+    name = person.say(chat, GLOB)
+    asked = question(person, chat)
+    monkeypatch.setattr(person.stack.telegram, "_edit_message_reply_markup", busy)
+    assert press(person, chat, asked, 0) == "button approved_allow"
+
+    assert person.wait(name).output["outcome"] == "DELIVERED"
 
 
 def test_a_long_call_goes_along_as_a_document(person: Person, chat: int, tmp_path: Path) -> None:

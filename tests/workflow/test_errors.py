@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from functions.common.errors import remedy_of
-from stepgram.embedded.telegram import BotApiError
+from stepgram.embedded.telegram import BotApiError, bot_api
 from tests.conftest import Faults, Person
 
 PLATFORM = "Lambda.TooManyRequestsException"
@@ -118,6 +118,34 @@ def test_a_rate_limit_in_the_middle_of_a_long_answer_doubles_nothing(person: Per
 
     arrived = "\n".join(person.texts(chat)[:-1]).split()
     assert arrived == long_text(60_000).split()
+
+
+def test_a_failure_notice_is_waited_for_however_often_telegram_asks(person: Person, chat: int, faults: Faults) -> None:
+    faults.fail("AgentFunction", chat, "ModelRejected")
+    person.stack.telegram.fail_next(*[BotApiError(429, "Too Many Requests: retry after 1", {"retry_after": 1})] * 8)
+
+    found = person.ask(chat, "hello")
+
+    names = [state.name for state in found.states]
+    assert names[4:7] == ["ReportFailure", "ReadNoticeDelay", "WaitToReport"]
+    assert names.count("WaitToReport") == 8
+    assert (found.error, len(person.texts(chat))) == ("ModelRejected", 1)
+
+
+def test_in_a_flooded_group_every_refused_message_has_its_notice_in_the_end(
+    person: Person, group: int, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bot_api, "GROUP_MESSAGES_A_MINUTE", 2)
+    monkeypatch.setattr(bot_api, "MINUTE", 2)
+    faults.fail("AgentFunction", group, "ModelRejected", times=11)
+
+    names = [person.say(group, "hello", thread) for thread in range(1, 12)]
+    turns = [person.wait(name) for name in names]
+
+    assert {turn.error for turn in turns} == {"ModelRejected"}
+    notices = [message["reply_to_message"]["message_id"] for message in person.replies(group)]
+    assert sorted(notices) == sorted(turn.input["message"]["id"] for turn in turns)
+    assert any("WaitToReport" in [state.name for state in turn.states] for turn in turns)
 
 
 def test_a_chat_that_refuses_ends_the_turn_quietly(person: Person, chat: int) -> None:

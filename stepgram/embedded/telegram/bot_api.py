@@ -22,7 +22,7 @@ from stepgram.embedded.telegram.checks import (
 )
 from stepgram.embedded.telegram.updates import Updates
 
-GROUP_MESSAGES_A_MINUTE = 20
+GROUP_MESSAGES_A_MINUTE, MINUTE = 20, 60
 SECRET_TOKEN = re.compile(r"^[A-Za-z0-9_-]{1,256}$")
 DRAFT_SECONDS, ACTION_SECONDS = 30, 5
 """How long a draft and a chat action are shown (Bot API, sendMessageDraft, sendChatAction)."""
@@ -342,10 +342,10 @@ class BotMethods(Updates):
     def _flood(self, chat_id: int) -> None:
         """A group takes 20 messages a minute (https://core.telegram.org/bots/faq, limits)."""
         now, sent = time.monotonic(), self._sent[chat_id]
-        while sent and now - sent[0] > 60:
+        while sent and now - sent[0] > MINUTE:
             sent.popleft()
         if chat_id < 0 and len(sent) >= GROUP_MESSAGES_A_MINUTE:
-            seconds = int(60 - (now - sent[0])) + 1
+            seconds = int(MINUTE - (now - sent[0])) + 1
             raise BotApiError(429, f"Too Many Requests: retry after {seconds}", {"retry_after": seconds})
         sent.append(now)
 
