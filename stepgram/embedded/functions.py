@@ -1,7 +1,8 @@
 """The Lambda host: runs the template's functions and answers as Lambda's Invoke API does.
 
 Zip functions run in this process, each invocation with the function's own environment; the agent runs in processes
-of its own (`worker.py`), because it can be killed, run out of time and crash. Sources: Invoke (Lambda API reference,
+of its own (`worker.py`), because it can be killed, run out of time and crash. In strict mode all of them run in
+containers from their real packages instead (`containers.py`). Sources: Invoke (Lambda API reference,
 https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html) for the answers, and the Lambda runtime's error
 documents (`errorType`, `Runtime.ExitError`, `Sandbox.Timedout`) for failures.
 """
@@ -25,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 from urllib.parse import unquote
 
 from functions.common.settings import use_environment
@@ -87,12 +88,36 @@ def function_name(reference: str) -> str:
 Invoker = Callable[[FunctionSpec, dict[str, Any]], Answer]
 
 
-class FunctionHost:
-    """All functions of one stack. `around` may wrap every invocation: tests put faults there."""
+class Strict(Protocol):
+    """Where functions run in strict mode (`containers.py`). `limits` says in words how far they are shut in."""
 
-    def __init__(self, specs: dict[str, FunctionSpec], base: dict[str, str], home: Path) -> None:
+    limits: str
+
+    def run(self, spec: FunctionSpec, event: bytes, environment: dict[str, str], request_id: str) -> Answer:
+        """One invocation."""
+
+    def start(self, spec: FunctionSpec, environment: dict[str, str]) -> Answer | None:
+        """Start a container ahead of its first invocation; the answer says why it cannot be."""
+
+    def cool_down(self) -> None:
+        """End what waits."""
+
+    def stop(self) -> None:
+        """End everything."""
+
+
+class FunctionHost:
+    """All functions of one stack, in this process or in the `containers` of strict mode.
+
+    `around` may wrap every invocation: tests put faults there.
+    """
+
+    def __init__(
+        self, specs: dict[str, FunctionSpec], base: dict[str, str], home: Path, containers: Strict | None = None
+    ) -> None:
         self._specs = specs
         self._base = base
+        self.strict = containers
         self._workers = WorkerPool(home)
         self._stopped = False
         self._threads = {name: ThreadPoolExecutor(CONCURRENCY, f"function-{name}") for name in specs}
@@ -127,6 +152,8 @@ class FunctionHost:
             raise InvokeError(503, "ServiceException", "the stack stops")
         environment = self._environment(spec)
         request_id = str(uuid.uuid4())
+        if self.strict is not None:
+            return self.strict.run(spec, json.dumps(event).encode(), environment, request_id)
         answer = (
             self._workers.run(spec, event, environment, request_id)
             if spec.is_image
@@ -154,14 +181,32 @@ class FunctionHost:
             return failure("Sandbox.Timedout", f"{request_id} Task timed out after {spec.timeout}.00 seconds")
 
     def warm(self) -> None:
-        """Start the agent's process ahead of the first message, so that nobody waits for its imports."""
+        """Start the agent's process ahead of the first message, so that nobody waits for its imports.
+
+        In strict mode nothing is warm, as after a deployment.
+        """
+        if self.strict is not None:
+            return
         for spec in self._specs.values():
             if spec.is_image:
                 self._workers.warm(self._environment(spec))
 
+    @property
+    def limits(self) -> str:
+        """How far functions are shut in, in words."""
+        return self.strict.limits if self.strict is not None else "in this process"
+
+    def start(self, spec: FunctionSpec) -> Answer | None:
+        """Strict mode: start a container of a function; what Lambda would answer when it cannot be started."""
+        if self.strict is None:
+            raise ValueError("functions are started one by one in strict mode only")
+        return self.strict.start(spec, self._environment(spec))
+
     def cool_down(self) -> None:
-        """End the agent's idle processes, as Lambda does with containers nobody calls."""
+        """End idle processes, as Lambda does with containers nobody calls."""
         self._workers.cool_down()
+        if self.strict is not None:
+            self.strict.cool_down()
 
     def _environment(self, spec: FunctionSpec) -> dict[str, str]:
         own = {"AWS_LAMBDA_FUNCTION_NAME": spec.name, "AWS_ACCESS_KEY_ID": spec.name}
@@ -171,6 +216,8 @@ class FunctionHost:
         """End the agent's processes; zip functions that still run end with this process."""
         self._stopped = True
         self._workers.stop()
+        if self.strict is not None:
+            self.strict.stop()
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
 

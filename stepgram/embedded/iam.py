@@ -72,6 +72,8 @@ class Access:
         kept = read_json(path) or {}
         self._taken: dict[str, dict[str, Any]] = kept.get("taken", {})
         self._key: dict[str, str] | None = kept.get("key")
+        self.refused: list[tuple[str, str, str]] = []
+        """Whose request was refused for want of a permission, the action and the resource; in order."""
         self.functions: dict[str, list[Statement]] = {}
         """What each function's policies say."""
         self.acting: dict[str, str] = {}
@@ -122,8 +124,13 @@ class Access:
                 raise Denied(service, "ExpiredToken", "The provided token has expired.")
             trusted = wanted.action != "sts:AssumeRole" or self.acting.get(key) in self.trusts.get(wanted.resource, [])
             if not trusted or not all(allows(statements, wanted) for statements in self._statements(key)):
+                self.refused.append((self._who(key), wanted.action, wanted.resource))
                 message = f"User: {key} is not authorized to perform: {wanted.action} on resource: {wanted.resource}"
                 raise Denied(service, "AccessDenied" if service == "s3" else "AccessDeniedException", message, 403)
+
+    def _who(self, key: str) -> str:
+        """The function, or the role that was taken."""
+        return key if key in self.functions else str(self._taken[key]["role"]).rpartition("/")[2]
 
     def _statements(self, key: str) -> list[list[Statement]]:
         """The policies that must all allow: a function's own, or a role's and the session's."""
@@ -203,7 +210,9 @@ def _query(environ: Mapping[str, Any], body: bytes) -> Iterator[Wanted]:
     """S3's and Lambda's requests by method and path; STS's by form."""
     method, path = environ["REQUEST_METHOD"], unquote(environ["PATH_INFO"]).lstrip("/")
     if path.startswith(INVOKE) and path.endswith("/invocations"):
-        yield Wanted("lambda:InvokeFunction", path.removeprefix(INVOKE).removesuffix("/invocations"))
+        function = path.removeprefix(INVOKE).removesuffix("/invocations")
+        arn = function if function.startswith("arn:") else f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function}"
+        yield Wanted("lambda:InvokeFunction", arn)
         return
     if method == "POST" and not path:
         asked = {name: values[0] for name, values in parse_qs(body.decode()).items()}

@@ -22,13 +22,15 @@ from functions.common.telegram import BotApi
 from stepgram.embedded.aws import AwsEndpoint
 from stepgram.embedded.bedrock import Bedrock
 from stepgram.embedded.client import ACCOUNT, REGION, Addresses, Ports, client
+from stepgram.embedded.containers import Containers
 from stepgram.embedded.functions import FunctionHost
 from stepgram.embedded.iam import Access
+from stepgram.embedded.packages import Packages
 from stepgram.embedded.polling import Poller
 from stepgram.embedded.state import BucketFolder, Saver, TableFile, read_json, write_json
 from stepgram.embedded.step_functions import StepFunctions
 from stepgram.embedded.telegram import Telegram
-from stepgram.embedded.template import Clients, Deployment, deploy
+from stepgram.embedded.template import TEMPLATE, Clients, Deployment, deploy
 from stepgram.server import Server
 
 BOT_TOKEN = "7000000001:local-demo-token"
@@ -64,11 +66,16 @@ class EmbeddedStack:
         parameters: dict[str, str] | None = None,
         environment: dict[str, str] | None = None,
         bot_token: str | None = None,
+        packages: Packages | None = None,
+        template: Path = TEMPLATE,
     ) -> None:
         """`parameters` are the template's; `environment` is read for `STEPGRAM_MODEL` and the settings of `.env`.
 
         With `bot_token` the bot is that one, on real Telegram, by long polling; without, the stand-in plays Telegram.
+        With `packages` functions run in strict mode: from these, as Lambda would run them.
         """
+        self._packages = packages
+        self._template = template
         self._home = home
         self._ports = ports
         self._parameters = parameters or {}
@@ -99,7 +106,8 @@ class EmbeddedStack:
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
         }
-        self.functions = FunctionHost(self.deployment.functions, base, self._home)
+        containers = Containers(self._packages, self._home / "functions.log") if self._packages else None
+        self.functions = FunctionHost(self.deployment.functions, base, self._home, containers)
         self.functions.warm()
         self.aws.functions = self.functions
         self.aws.routes, self.aws.rules = self.deployment.routes, self.deployment.rules
@@ -151,7 +159,7 @@ class EmbeddedStack:
             **self.model_parameters(secrets),
             **self._parameters,
         }
-        return deploy(STACK, parameters, clients, endpoint, self.access)
+        return deploy(STACK, parameters, clients, endpoint, self.access, self._template)
 
     def model_parameters(self, secrets: Any) -> dict[str, str]:
         """The demo model, or the real one with `STEPGRAM_MODEL=bedrock` (or `anthropic`) and credentials."""

@@ -39,7 +39,8 @@ CODE_URI = "s3://local/functions.zip"
 class FunctionSpec:
     """One function as the template describes it. `timeout` in seconds, `memory` in MB.
 
-    `retries`: how often an asynchronous invocation that failed is tried again.
+    `retries`: how often an asynchronous invocation that failed is tried again. `log_group` and `log_format` are
+    LoggingConfig's.
     """
 
     logical_id: str
@@ -51,6 +52,8 @@ class FunctionSpec:
     environment: dict[str, str]
     is_image: bool
     retries: int = 2
+    log_group: str = ""
+    log_format: str = "Text"
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,8 @@ def _spec(logical_id: str, properties: dict[str, Any], source: dict[str, Any], r
         environment={k: str(v) for k, v in environment.items()},
         is_image=is_image,
         retries=int(source["Properties"].get("EventInvokeConfig", {}).get("MaximumRetryAttempts", 2)),
+        log_group=str(resolve(properties.get("LoggingConfig", {}).get("LogGroup", ""))),
+        log_format=str(properties.get("LoggingConfig", {}).get("LogFormat", "Text")),
     )
 
 
