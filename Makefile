@@ -3,7 +3,7 @@ UV := $(or $(shell command -v uv),.tools/bin/uv)
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: setup run test check bench bench-load build deploy update docs test-docker constraints
+.PHONY: setup run test check bench bench-load rehearse build deploy update docs test-docker constraints
 
 setup: $(UV)  ## the environment, with the versions of constraints.txt
 	$(UV) sync --quiet
@@ -30,6 +30,9 @@ bench: setup  ## how long things take, as a table and JSON
 
 bench-load: setup  ## 200 chats x 10 messages at once with faults; loopback only, some minutes
 	$(UV) run python -m tests.bench.load $(ARGS)
+
+rehearse: setup  ## would this deploy work? the real packages play a turn under Lambda's limits, on this machine
+	$(UV) run python -m stepgram.rehearse $(ARGS)
 
 build: setup  ## what goes to AWS (the agent's image needs Docker)
 	$(SAM) build

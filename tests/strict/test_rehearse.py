@@ -1,0 +1,99 @@
+"""`make rehearse` as it is run: once whole, and once for each thing that would keep a deployment from working."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stepgram.embedded.template import ROOT
+
+
+def rehearse(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stepgram.rehearse", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A copy of what is deployed, for a test to break."""
+    for folder in ("functions", "statemachine"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "template.yaml", tmp_path)
+    return tmp_path
+
+
+def change(path: Path, pattern: str, replacement: str) -> None:
+    """Change the first match in a file; fails when there is none."""
+    text, count = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.DOTALL)
+    assert count == 1
+    path.write_text(text)
+
+
+@pytest.mark.timeout(300)
+def test_this_checkout_would_deploy() -> None:
+    done = rehearse()
+
+    assert "This would deploy." in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
+    assert "✗" not in done.stdout
+    for seen in ("You said: Hello", "message 2", "ModelAccessDenied", "42 is the answer", "report.txt", "Stopped"):
+        assert seen in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_a_folder_left_out_of_the_zip_is_named(broken: Path) -> None:
+    change(broken / "functions" / "Makefile", r"cp -r (.*?) progress ", r"cp -r \1 ")
+
+    done = rehearse("--root", str(broken))
+
+    assert done.returncode == 1
+    named = "the package of ProgressFunction cannot be imported: No module named 'functions.progress'"
+    assert named in done.stdout.rpartition("This would not deploy:")[2]
+
+
+@pytest.mark.timeout(300)
+def test_a_package_left_out_of_the_agents_requirements_is_named(broken: Path) -> None:
+    change(broken / "functions" / "agent" / "requirements.txt", r"pathspec==\S+\n", "")
+
+    done = rehearse("--root", str(broken))
+
+    assert done.returncode == 1
+    assert "the agent's image lacks pathspec" in done.stdout.rpartition("This would not deploy:")[2]
+
+
+@pytest.mark.timeout(300)
+def test_a_permission_left_out_of_the_template_is_named(broken: Path) -> None:
+    change(broken / "template.yaml", r"(\n  WebhookFunction:.*?)states:StartSyncExecution", r"\1states:StartExecution")
+
+    done = rehearse("--root", str(broken))
+
+    assert done.returncode == 1
+    verdict = done.stdout.rpartition("This would not deploy:")[2]
+    assert "WebhookFunction is denied states:StartSyncExecution on arn:aws:states:" in verdict
+
+
+@pytest.mark.timeout(300)
+def test_what_lambda_refuses_at_the_agents_import_is_named(broken: Path) -> None:
+    with (broken / "functions" / "agent" / "handler.py").open("a") as file:
+        file.write(
+            "import ctypes\n"
+            "if ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0) != 0:\n"
+            "    raise PermissionError(ctypes.get_errno(), 'prctl')\n"
+        )
+
+    done = rehearse("--root", str(broken))
+
+    assert done.returncode == 1
+    verdict = done.stdout.rpartition("This would not deploy:")[2]
+    assert "the agent cannot start: PermissionError: [Errno 1] prctl; Lambda answers EPERM" in verdict
