@@ -17,6 +17,9 @@ BASE = "public.ecr.aws/lambda/python:"
 TASK_ROOT = re.compile(r"\$(\{LAMBDA_TASK_ROOT\}|LAMBDA_TASK_ROOT)(/|$)")
 TOOLS = re.compile(r"(micro)?dnf (install|clean|update|upgrade)\b")
 ELSEWHERE = re.compile(r"python3? -m venv (?P<folder>/\S+)|(?P<pip>/\S+/bin/pip) install\b")
+CHECK = re.compile(r'for program in [\w -]+; do command -v "\$program" [^;]*; exit 1; }; done')
+"""The image's own look for programs that come from TOOLS and the requirements; here they are this machine's."""
+
 HARMLESS = re.compile(r"rm (-\w+ )*/(tmp|var/cache)/\S+")
 
 
@@ -54,6 +57,8 @@ def read(path: Path) -> Image:
             copies.append((words[0], TASK_ROOT.sub("", words[1], count=1)))
         elif instruction == "COPY" and len(words) == 2 and words[1].startswith("/tmp/"):
             aside[words[1]] = words[0]
+        elif instruction == "RUN" and CHECK.fullmatch(rest):
+            continue
         elif instruction == "RUN":
             requirements += [aside[name] for command in rest.split("&&") for name in _installs(command.strip(), line)]
         elif instruction == "ENV" and (found := re.fullmatch(r'(\w+)="?([^"]*)"?', rest)):

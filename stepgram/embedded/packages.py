@@ -127,7 +127,8 @@ class Packages:
                 _copy(self._functions / source, folder / target)
 
         folder = self._built("agent", [str(image), self.python.version, machine()], self._sources, build)
-        return Package(folder, image.handler, image.environment)
+        programs = ("PATH", "{task}/bin:${PATH}")  # in the image pip puts them next to Python
+        return Package(folder, image.handler, (programs, *image.environment))
 
     @cached_property
     def _sources(self) -> list[Path]:

@@ -90,6 +90,7 @@ def test_lambdas_part_is_its_runtime_client_with_a_boto3_and_a_bare_python(packa
         "COPY agent /opt/agent",
         "RUN curl https://example.com | sh",
         "RUN pip install requests",
+        "RUN for program in git; do curl https://example.com; done",
         'ENTRYPOINT ["/bin/sh"]',
         "USER nobody",
     ],
@@ -107,6 +108,7 @@ def test_what_the_dockerfile_copies_installs_and_sets_is_read(tmp_path: Path) ->
     (tmp_path / "Dockerfile").write_text(
         FROM
         + "# tools\nRUN dnf install -y git \\\n    jq && dnf clean all\n"
+        + 'RUN for program in git jq; do command -v "$program" > /dev/null || { echo "no $program"; exit 1; }; done\n'
         + "COPY agent/requirements.txt /tmp/requirements.txt\n"
         + "RUN pip install --no-cache-dir -r /tmp/requirements.txt && rm /tmp/requirements.txt\n"
         + "RUN python -m venv /opt/mcp && /opt/mcp/bin/pip install -r /tmp/mcp.txt\n"
