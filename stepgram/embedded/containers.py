@@ -60,6 +60,11 @@ class Containers:
         self._watch = threading.Thread(target=self._watch_memory, daemon=True, name="memory")
         self._watch.start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether an invocation runs."""
+        return bool(self._busy)
+
     def run(self, spec: FunctionSpec, event: bytes, environment: dict[str, str], request_id: str) -> Answer:
         """One invocation, in a container that is warm or in a new one."""
         with self._places[spec.name]:

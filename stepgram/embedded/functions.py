@@ -93,6 +93,10 @@ class Strict(Protocol):
 
     limits: str
 
+    @property
+    def busy(self) -> bool:
+        """Whether an invocation runs."""
+
     def run(self, spec: FunctionSpec, event: bytes, environment: dict[str, str], request_id: str) -> Answer:
         """One invocation."""
 
@@ -195,6 +199,11 @@ class FunctionHost:
     def limits(self) -> str:
         """How far functions are shut in, in words."""
         return self.strict.limits if self.strict is not None else "in this process"
+
+    @property
+    def busy(self) -> bool:
+        """Strict mode: whether an invocation runs."""
+        return self.strict is not None and self.strict.busy
 
     def start(self, spec: FunctionSpec) -> Answer | None:
         """Strict mode: start a container of a function; what Lambda would answer when it cannot be started."""

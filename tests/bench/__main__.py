@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m tests.bench [--runs N] [NAME ...]`."""
+"""`make bench`, or `python -m tests.bench [--runs N] [--before COMMIT] [NAME ...]`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 from stepgram.embedded.stack import EmbeddedStack
-from tests.bench import console, sessions, turn, webhook
+from tests.bench import cold, console, sessions, turn, webhook
 from tests.bench.figures import show
 
-NAMES = ("imports", "answers", "turn", "agent", "open", "cold", "signs", "console", "sessions")
+NAMES = ("imports", "answers", "turn", "agent", "open", "process", "cold", "signs", "console", "sessions")
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--before", metavar="COMMIT", help="cold: measure the version of a commit as well")
     given = parser.parse_args()
     names = given.names or NAMES
     if unknown := set(names) - set(NAMES):
@@ -32,7 +33,7 @@ def main() -> None:
         "turn": ("Turn: orchestration", turn.orchestration),
         "agent": ("Agent: overhead around the model", turn.agent),
         "open": ("Agent: open conversation", turn.open_conversation),
-        "cold": ("Agent: cold process", turn.cold),
+        "process": ("Agent: cold process", turn.cold),
         "signs": ("Chat: signs of life and Stop", turn.signs),
         "console": (f"Console: {console.EXECUTIONS:,} executions", console.lists),
         "sessions": ("Sessions: carried as snapshots and by copying all files", sessions.sessions),
@@ -42,6 +43,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as home, EmbeddedStack(Path(home), environment={}) as stack:
             for title, measure in wanted:
                 show(title, measure(stack, given.runs))
+    if "cold" in names:
+        cold.compare(given.runs, given.before)
 
 
 if __name__ == "__main__":
