@@ -2,7 +2,8 @@
 
 A container is a process that `launcher.py` became, with its own Runtime API. It is used for one invocation at a time
 and kept for the next one, as Lambda does; one that failed to start, ended, ran out of time or memory, or answered with
-too much is not used again. Error documents: https://docs.aws.amazon.com/lambda/latest/dg/python-exceptions.html,
+too much is not used again. What Lambda has and this has not: a loopback of each container's own, and the freeze between
+two invocations. Error documents: https://docs.aws.amazon.com/lambda/latest/dg/python-exceptions.html,
 https://docs.aws.amazon.com/lambda/latest/dg/troubleshooting-invocation.html, and what Lambda is seen to answer.
 """
 
@@ -25,7 +26,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from stepgram.embedded import launcher
-from stepgram.embedded.functions import CONCURRENCY, Answer, failure
+from stepgram.embedded.functions import CONCURRENCY, Answer
 from stepgram.embedded.launcher import Launch
 from stepgram.embedded.packages import Package, Packages, Runtime
 from stepgram.embedded.runtime_api import RESPONSE_LIMIT, Invocation, Outcome, RuntimeApi
@@ -69,16 +70,18 @@ class Containers:
         """One invocation, in a container that is warm or in a new one."""
         with self._places[spec.name]:
             container = self._take(spec, environment)
-            answer = container.run(event, request_id)
-            self._give_back(container)
-        return answer
+            try:
+                return container.run(event, request_id)
+            finally:
+                self._give_back(container)
 
     def start(self, spec: FunctionSpec, environment: dict[str, str]) -> Answer | None:
         """Start a container ahead of its first invocation; what Lambda would answer when it cannot be started."""
         container = self._take(spec, environment)
-        failed = container.started()
-        self._give_back(container)
-        return failed
+        try:
+            return container.started()
+        finally:
+            self._give_back(container)
 
     def cool_down(self) -> None:
         """End what waits, as Lambda does with containers nobody calls."""
@@ -251,8 +254,7 @@ class Container:
         line = {"type": "platform.report", "record": record, "level": "ERROR", "message": message}
         with self._log.open("ab") as log:
             log.write(json.dumps(line).encode() + b"\n")
-        answer = failure(kind, message, request_id=request_id)
-        return Answer(json.dumps({"errorType": kind, "errorMessage": message}).encode(), answer.function_error)
+        return Answer(json.dumps({"errorType": kind, "errorMessage": message}).encode(), "Unhandled")
 
     def _wait(self) -> None:
         """Tell how its process ended."""

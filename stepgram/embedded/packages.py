@@ -6,7 +6,8 @@ of this process's where that is not installed. Lambda's own part is AWS's runtim
 of constraints.txt.
 
 Each package lies in a folder of the cache that is named after the hash of everything that went in, so that an
-unchanged one is built once; a lock file keeps two processes from building the same at once.
+unchanged one is built once; a lock file keeps two processes from building the same at once. What nobody used for some
+days goes when something new is built.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ WANTED = "3.13"
 CACHES = ("__pycache__", "*.pyc")
 NOT_NEEDED = ("site-packages", "dist-packages", "test", "tests", "idlelib", "ensurepip", "tkinter", "turtledemo")
 ARTIFACTS = "ARTIFACTS"
+KEPT_SECONDS = 3 * 24 * 3600
 
 
 class PackageError(Exception):
@@ -152,12 +155,22 @@ class Packages:
         folder = self._cache / f"{kind}-{digest.hexdigest()[:20]}"
         with locked(self._cache / f"{folder.name}.lock"):
             if not folder.exists():
+                _forget_old(self._cache, kind)
                 with tempfile.TemporaryDirectory(dir=self._cache, prefix=f"{kind}-") as made:
                     new = Path(made) / kind
                     new.mkdir(mode=0o755)
                     build(new)
                     new.rename(folder)
+            os.utime(folder)
         return folder
+
+
+def _forget_old(cache: Path, kind: str) -> None:
+    """Remove packages of a kind that nobody used for KEPT_SECONDS."""
+    for folder in cache.glob(f"{kind}-*"):
+        if folder.is_dir() and folder.stat().st_mtime < time.time() - KEPT_SECONDS:
+            shutil.rmtree(folder)
+            (cache / f"{folder.name}.lock").unlink(missing_ok=True)
 
 
 def shared_cache() -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from stepgram.embedded.dockerfile import DockerfileError, read
-from stepgram.embedded.packages import PackageError, Packages
+from stepgram.embedded.packages import KEPT_SECONDS, PackageError, Packages
 from stepgram.embedded.template import ROOT, FunctionSpec
 
 FROM = "FROM public.ecr.aws/lambda/python:3.13\n"
@@ -55,6 +57,16 @@ def test_a_changed_file_is_another_package(packages: Packages, tmp_path: Path) -
 
     assert folder.name != packages.zip("WebhookFunction").name
     assert (folder / "functions" / "turn" / "__init__.py").read_text() == "# changed\n"
+
+
+def test_a_package_nobody_used_for_days_goes_when_another_is_built(tmp_path: Path) -> None:
+    for name, age in (("zip-old", 2 * KEPT_SECONDS), ("zip-young", 0), ("agent-old", 2 * KEPT_SECONDS)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+
+    built = Packages(tmp_path).zip("WebhookFunction")
+
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"zip-young", "agent-old", built.name}
 
 
 def test_a_recipe_that_fails_names_the_function(tmp_path: Path) -> None:

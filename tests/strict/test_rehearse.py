@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from samtranslator.yaml_helper import yaml_parse
 
 from stepgram.embedded.template import ROOT
 
@@ -49,6 +50,18 @@ def test_this_checkout_would_deploy() -> None:
     assert "✗" not in done.stdout
     for seen in ("You said: Hello", "message 2", "ModelAccessDenied", "42 is the answer", "report.txt", "Stopped"):
         assert seen in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_every_handler_of_the_template_starts_with_nothing_but_its_own_package() -> None:
+    """And the runtime's boto3: `tests/strict/test_containers.py` shows that nothing else can be imported there."""
+    done = rehearse("--only-start")
+
+    resources = yaml_parse((ROOT / "template.yaml").read_text())["Resources"]
+    functions = [name for name, resource in resources.items() if resource["Type"] == "AWS::Serverless::Function"]
+    started = re.findall(r"✓ +[\d.]+ s  (\w+) starts", done.stdout)
+    assert sorted(started) == sorted(functions), done.stdout + done.stderr
+    assert done.returncode == 0
 
 
 @pytest.mark.timeout(300)
