@@ -143,8 +143,8 @@ class Packages:
     def _install(self, folder: Path, what: str, *arguments: str) -> None:
         """Wheels for this machine into a folder, compiled, as `pip install` in an image does it."""
         target = ("--target", str(folder), "--python", self.python.command, "--only-binary", ":all:")
-        command = [uv(), "pip", "install", "--quiet", "--no-config", "--compile-bytecode", *target, *arguments]
-        _run(command, f"the packages of {what} cannot be installed")
+        command = [uv(), "pip", "install", "--quiet", "--compile-bytecode", *target, *arguments]
+        _run(command, f"the packages of {what} cannot be installed", cwd=folder)  # not by this project's own settings
 
     def _built(self, kind: str, facts: Iterable[str], files: Iterable[Path], build: Callable[[Path], None]) -> Path:
         """The folder for these facts and files' content, built when there is none yet."""
