@@ -40,15 +40,19 @@ def answered_way() -> Iterator[str]:
 
 ORDER = list(answered_way())
 
-TOGETHER = ("tests/browser/", "tests/deploy/")
-"""Where a whole file runs in one process: what it sets up is dear."""
+TOGETHER = (
+    "tests/browser/test_chat_page.py",
+    "tests/browser/test_console_page.py",
+    "tests/deploy/",
+)
+"""What runs in one process as a whole: what it sets up is dear."""
 
 
 class Scheduler(LoadScopeScheduling):
-    """Gives every test to the next free process by itself, except files in TOGETHER."""
+    """Gives every test to the next free process by itself, except those of a file or folder in TOGETHER."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0] if nodeid.startswith(TOGETHER) else nodeid
+        return next((place for place in TOGETHER if nodeid.startswith(place)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
