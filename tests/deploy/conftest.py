@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -200,9 +200,13 @@ class Deployed:
             for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
                 whole = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
                 left = [one for one in whole["Statement"] if action not in derived.actions_of(one)]
-                if left != whole["Statement"]:
-                    taken.append({"RoleName": role, "PolicyName": name, "PolicyDocument": json.dumps(whole)})
+                if left == whole["Statement"]:
+                    continue
+                taken.append({"RoleName": role, "PolicyName": name, "PolicyDocument": json.dumps(whole)})
+                if left:
                     iam.put_role_policy(**{**taken[-1], "PolicyDocument": json.dumps({**whole, "Statement": left})})
+                else:
+                    iam.delete_role_policy(RoleName=role, PolicyName=name)
         assert taken, f"no function may do {action}"
         try:
             yield
@@ -269,6 +273,18 @@ class Deployed:
         """The bot's messages as text."""
         return [message.get("text", "") for message in self.messages(chat)]
 
+    def drafts(self, chat: int) -> list[str]:
+        """What a chat was shown for a moment."""
+        shown = [given for method, given in list(self.telegram.calls) if method.endswith("Draft")]
+        return [str(given) for given in shown if int(given["chat_id"]) == chat]
+
+    def errors(self) -> str:
+        """The newest lines of the functions' logs that tell of an error."""
+        logs = self.emulator.client("logs")
+        pages = logs.get_paginator("filter_log_events").paginate(logGroupName=self.outputs["FunctionLogs"])
+        lines = [event["message"] for page in pages for event in page["events"]]
+        return "\n".join([line for line in lines if "ERROR" in line][-20:])
+
     def question(self, chat: int) -> dict[str, Any]:
         """The message that asks in a chat, once it is there."""
 
@@ -305,6 +321,16 @@ def deployed(emulator: Emulator, built: Path, tmp_path_factory: pytest.TempPathF
         telegram.stop()
         telegram_server.stop()
         bedrock_server.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed shows what the functions logged."""
+    report = yield
+    stack = getattr(item, "funcargs", {}).get("deployed")
+    if report.failed and isinstance(stack, Deployed):
+        report.sections.append(("Errors of the functions", stack.errors()))
+    return report
 
 
 @pytest.fixture

@@ -41,7 +41,6 @@ def derive(project: Path, folder: Path, gateway: str) -> None:
     secrets_are_letters(resources)
     secrets_have_an_address(template)
     answering_tokens_has_no_resource(resources)
-    callers_are_sessions(resources)
     alarms_have_one_metric(resources)
     loopback_needs_no_tls(resources)
     (folder / "template.yaml").write_text(json.dumps(template))
@@ -87,7 +86,6 @@ def functions_bring_their_runtime(resources: Resources) -> None:
     """
     for resource in functions_of(resources).values():
         resource["Properties"]["Runtime"] = "provided.al2023"
-        resource["Properties"].pop("SnapStart", None)
 
 
 def bootstrap(package: Path, python: Path) -> None:
@@ -205,14 +203,6 @@ def statements_of(value: Any) -> Iterator[dict[str, Any]]:
             yield value
         for one in value.values():
             yield from statements_of(one)
-
-
-def callers_are_sessions(resources: Resources) -> None:
-    """Its aws:PrincipalArn of a function is that of the role's session, where AWS has the role's own."""
-    for statement in statements_of(resources):
-        patterns = statement.get("Condition", {}).get("ArnLike", {}).get("aws:PrincipalArn", [])
-        for pattern in patterns:
-            pattern["Fn::Sub"] = pattern["Fn::Sub"].replace(":iam::", ":sts::").replace(":role/", ":assumed-role/")
 
 
 def alarms_have_one_metric(resources: Resources) -> None:

@@ -24,6 +24,14 @@ def test_an_update_posted_to_the_webhook_is_answered_and_remembered(deployed: De
     ]
 
 
+def test_the_chat_sees_what_the_agent_says_while_it_works(deployed: Deployed, chat: int) -> None:
+    """Which the agent's function asks the progress function for, by its own role."""
+    name = deployed.say(chat, "!slow 3")
+    until(lambda: any("word1" in draft for draft in deployed.drafts(chat)), TURN_SECONDS)
+
+    assert deployed.turn(name).status == "SUCCEEDED"
+
+
 def test_the_same_update_again_is_one_execution_and_one_answer(deployed: Deployed, chat: int) -> None:
     name = deployed.say(chat, "Only once")
     until(lambda: deployed.update(name)["status"] is not None, TURN_SECONDS)
@@ -91,7 +99,7 @@ def test_a_permission_that_the_template_does_not_give_is_denied_by_name(deployed
         refused = deployed.turn(deployed.say(chat, "May you?"))
     allowed = deployed.turn(deployed.say(chat, "And now?"))
 
-    assert refused.status == "FAILED"
+    assert (refused.status, refused.error) == ("FAILED", "ConfigurationError")
     assert "is not authorized to perform: sts:AssumeRole" in str(refused.cause)
     assert allowed.status == "SUCCEEDED"
 
