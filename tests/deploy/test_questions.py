@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tests.conftest import ROOT
-from tests.deploy.test_deploy import tool
+from tests.deploy.tools import tool
 
 TOKEN = "1:secret"
 README, CHINESE = (ROOT / "README.md").read_text(), (ROOT / "README.zh-CN.md").read_text()
