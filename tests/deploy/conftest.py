@@ -251,11 +251,18 @@ class Deployed:
 
     def turn(self, name: str) -> ExecutionDetail:
         """The turn, once it ended."""
-        step_functions = self.emulator.client("stepfunctions")
-        arn = f"{self.outputs['TurnArn'].replace(':stateMachine:', ':execution:')}:{name}"
         assert self.outcome(name) == "started"
+        step_functions, arn = self.emulator.client("stepfunctions"), self.arn(name)
         until(lambda: step_functions.describe_execution(executionArn=arn)["status"] != "RUNNING", TURN_SECONDS)
-        return detail(step_functions, arn)
+        return self.now(name)
+
+    def now(self, name: str) -> ExecutionDetail:
+        """The turn as it is now."""
+        return detail(self.emulator.client("stepfunctions"), self.arn(name))
+
+    def arn(self, name: str) -> str:
+        """The address of a turn."""
+        return f"{self.outputs['TurnArn'].replace(':stateMachine:', ':execution:')}:{name}"
 
     def executions(self, chat: int) -> list[str]:
         """The names of all turns of a chat."""

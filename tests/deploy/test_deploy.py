@@ -67,9 +67,8 @@ def test_the_command_line_works_on_the_deployed_stack(deployed: Deployed, chat: 
     deployed.question(chat)
 
     listed = deployed.read("executions", "--status", "RUNNING")
-    shown = deployed.read("show", name)
     stopped = deployed.read("stop", name)
-    explained = deployed.read("show", name)["explanation"]
+    shown = deployed.read("show", name)
     unanswered = deployed.read("executions", "--status", "UNANSWERED", "--text", "operator")
     conversations = deployed.read("sessions")
     rerun = deployed.command("rerun", name)
@@ -77,7 +76,7 @@ def test_the_command_line_works_on_the_deployed_stack(deployed: Deployed, chat: 
     assert name in [row["name"] for row in listed]
     assert [state["name"] for state in shown["states"]][:2] == ["ResolveSession", "AcquireLock"]
     assert [(row["status"], row["error"]) for row in stopped] == [("ABORTED", "StoppedByOperator")]
-    assert explained["state"] == "AskApproval"
+    assert shown["explanation"]["state"] == "AskApproval"
     assert name in [row["name"] for row in unanswered]
     assert f"{chat}:0" in [one["key"] for one in conversations]
     assert (rerun.returncode, "RedriveExecution" in rerun.stderr) == (1, True)

@@ -68,12 +68,12 @@ def test_two_messages_at_once_are_answered_in_order_each_once(deployed: Deployed
 def test_an_approval_waits_and_a_press_lets_the_command_run(deployed: Deployed, chat: int) -> None:
     name = deployed.say(chat, "!bash echo made > file.txt && cat file.txt")
     question = deployed.question(chat)
-    waiting = deployed.read("show", name)
+    waiting = deployed.now(name)
 
     deployed.press(chat, question, 0)
     turn = deployed.turn(name)
 
-    assert (waiting["status"], waiting["states"][-1]["name"]) == ("RUNNING", "AskApproval")
+    assert (waiting.status, waiting.states[-1].name) == ("RUNNING", "AskApproval")
     assert question["text"].startswith(say("approval_ask", "en", tool="Bash"))
     assert turn.status == "SUCCEEDED"
     assert deployed.texts(chat)[-1] == "The tool answered:\n\nmade"

@@ -11,6 +11,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
+SETTINGS = {"SAM_CLI_TELEMETRY": "0", "SAM_CLI_POLL_DELAY": "0.2", "AWS_DEFAULT_REGION": "us-east-1"}
+"""How SAM is run: it asks an emulator more often than AWS, which counts requests, how far a deployment is."""
+
 
 def this_platform() -> str:
     """This machine as `uv pip install --python-platform` calls it."""
@@ -31,7 +34,7 @@ def sam(folder: Path, *arguments: str, **environment: str) -> str:
     done = subprocess.run(
         tool("constraints-sam.txt", "aws-sam-cli", "sam", *arguments),
         cwd=folder,
-        env={**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "us-east-1", **environment},
+        env={**os.environ, **SETTINGS, **environment},
         capture_output=True,
         text=True,
         check=False,
