@@ -53,7 +53,6 @@ class Emulator:
     url: str
     process: subprocess.Popen[bytes]
     commands: Path
-    log: Path
 
     @property
     def environment(self) -> dict[str, str]:
@@ -68,17 +67,21 @@ class Emulator:
 
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """MiniStack on a free loopback port, with its IAM on and nothing of this process's environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """MiniStack on a free loopback port, with its IAM on and nothing of this process's environment.
+
+    Its functions see its environment besides their own (Lambda's has nothing more than theirs), so it is small.
+    """
+    python = python_of("constraints-ministack.txt", "ministack[full]")
     folder = tmp_path_factory.mktemp("ministack")
     commands, log, scratch = folder / "commands", folder / "log", folder / "tmp"
     commands.mkdir()
     scratch.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     environment = {
-        "PATH": f"{commands}:{os.environ['PATH']}",
+        "PATH": f"{commands}:{os.defpath}",
         "HOME": str(folder),
         "TMPDIR": str(scratch),
         "LANG": "C.UTF-8",
@@ -90,21 +93,18 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
         "SFTP_ENABLED": "0",
         "SFN_WAIT_SCALE": "0.2",  # of the seconds between retries
     }
-    python = python_of("constraints-ministack.txt", "ministack[full]")
     with log.open("w") as output:
         process = subprocess.Popen(
             [python, "-m", "ministack"], env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
         _wait(f"{url}/_ministack/health", process, log)
-        yield Emulator(url, process, commands, log)
+        yield Emulator(url, process, commands)
     finally:
-        started = tree(process.pid)
         process.terminate()
         process.wait(60)
-        for one in started:
-            with suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # a function that it did not end
 
 
 def tree(root: int) -> list[int]:
