@@ -138,7 +138,7 @@ class Packages:
         return sorted(path for path in self._functions.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
     def _variables(self) -> dict[str, str]:
-        return {"PLATFORM": f"{machine()}2014", "PYTHON": self.python.version}
+        return {"LAMBDA_PLATFORM": f"{machine()}2014", "LAMBDA_PYTHON": self.python.version}
 
     def _install(self, folder: Path, what: str, *arguments: str) -> None:
         """Wheels for this machine into a folder, compiled, as `pip install` in an image does it."""

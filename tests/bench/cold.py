@@ -33,7 +33,7 @@ MENDED = {
     "functions/Makefile": [
         (
             "--python-platform aarch64-manylinux2014 --python-version 3.13",
-            "--python-platform $(PLATFORM) --python-version $(PYTHON)",
+            "--python-platform $(LAMBDA_PLATFORM) --python-version $(LAMBDA_PYTHON)",
         ),
         ('common webhook intake turn "', 'common webhook intake turn progress "'),
     ],

@@ -141,7 +141,7 @@ def built(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     derived.derive(ROOT, folder, emulator.url)
     with ThreadPoolExecutor() as pool:
         python = pool.submit(runtime, tmp_path_factory.mktemp("runtime") / "python")
-        sam(folder, "build", PLATFORM=this_platform(), PYTHON_VERSION=PYTHON_VERSION)
+        sam(folder, "build", LAMBDA_PLATFORM=this_platform(), LAMBDA_PYTHON=PYTHON_VERSION)
         for package in (folder / ".aws-sam" / "build").glob("*/"):
             derived.bootstrap(package, python.result())
             derived.command_line_is_on_path(package, emulator.commands)

@@ -72,7 +72,7 @@ def agent_is_a_zip(resources: Resources, functions: Path) -> None:
         rules += [f'\tcp -r {source} "$(ARTIFACTS_DIR)/{target}"\n' for source, target in copied]
         rules.append(
             '\tuv pip install --quiet --target "$(ARTIFACTS_DIR)" --no-compile-bytecode --only-binary :all: \\\n'
-            "\t\t--python-platform $(PLATFORM) --python-version $(PYTHON_VERSION) \\\n"
+            "\t\t--python-platform $(LAMBDA_PLATFORM) --python-version $(LAMBDA_PYTHON) \\\n"
             "\t\t--requirement agent/requirements.txt\n"
         )
     with (functions / "Makefile").open("a") as makefile:
