@@ -20,6 +20,8 @@ PLATFORM = {
     "Lambda.ClientExecutionTimeoutException",
 }
 AWS = "AwsUnavailable"
+ASLEEP, WAKING_SECONDS = "Lambda.ResourceNotReadyException", 120
+"""A function nobody called for weeks refuses its first calls while it wakes up."""
 
 ONCE = ("TurnFailed", "TellFailure", "RunInBackground")
 """States that are not tried again for long: what TurnFailed raises is another state's error, for the others somebody
@@ -55,6 +57,8 @@ def problems(path: Path, template: dict[str, Any]) -> list[str]:
             found.append(f"{name}: not PascalCase")
         if state["Type"] == "Task" and "lambda:invoke" in state["Resource"]:
             found += _lambda_problems(name, state, template)
+            if path.name == "turn.asl.json" and name not in ONCE and _waits_for(ASLEEP, state) < WAKING_SECONDS:
+                found.append(f"{name}: a function that slept is not waited for")
         if state["Type"] == "Task" and not {"TimeoutSeconds", "TimeoutSecondsPath"} & set(state):
             found.append(f"{name}: no TimeoutSeconds")
     used = set(re.findall(r"\$\{(\w+)\}", path.read_text(encoding="utf-8")))
@@ -86,6 +90,13 @@ def _lambda_problems(name: str, state: dict[str, Any], template: dict[str, Any])
     if name not in SHARED and where != snake(name):
         found.append(f"{name}: its code is in {where}, not in {snake(name)}")
     return found
+
+
+def _waits_for(error: str, state: dict[str, Any]) -> float:
+    """Seconds that a state's retries of an error wait in all, without jitter."""
+    rule = next((rule for rule in state.get("Retry", []) if error in rule["ErrorEquals"]), {"MaxAttempts": 0})
+    pauses = (rule["IntervalSeconds"] * rule["BackoffRate"] ** n for n in range(rule["MaxAttempts"]))
+    return sum(min(pause, rule.get("MaxDelaySeconds", pause)) for pause in pauses)
 
 
 def main() -> int:

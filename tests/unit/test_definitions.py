@@ -24,6 +24,7 @@ def test_the_definitions_keep_the_rules() -> None:
         (lambda s: s["AgentDone"].update(Default="Reply"), "Persist: no transition leads here"),
         (lambda s: s["Reply"].update(Retry=[]), "Reply: platform errors are not retried"),
         (lambda s: s["Reply"].pop("TimeoutSeconds"), "Reply: no TimeoutSeconds"),
+        (lambda s: [r.update(MaxAttempts=2) for r in s["Reply"]["Retry"]], "Reply: a function that slept is not"),
         (
             lambda s: s["Reply"]["Retry"][0]["ErrorEquals"].append("ClientError"),
             "Reply: ClientError is a name of boto3's",

@@ -74,6 +74,27 @@ def test_a_role_is_trusted_by_its_arn_so_that_a_stack_may_have_any_name() -> Non
     assert "Role-*" not in (ROOT / "template.yaml").read_text()
 
 
+def test_a_stack_with_a_name_of_sixty_characters_has_names_that_aws_takes() -> None:
+    """State machines may have 80 characters (CreateStateMachine), log groups 512, dashboards 255."""
+    limits = {"StateMachineName": 80, "LogGroupName": 512, "DashboardName": 255}
+    resources = translate(TEMPLATE, {"TelegramBotToken": "1:x"})["Resources"]
+    names = {k: f"x-{k}" for k in resources}
+    document = {"Resources": resources, "Parameters": TEMPLATE["Parameters"]}
+    resolve = Resolver(document, {"TelegramBotToken": "1:x"}, names, "s" * 60, "http://x")
+    made = [
+        (kind, str(resolve(resource["Properties"][kind])))
+        for resource in resources.values()
+        for kind in limits
+        if kind in resource["Properties"]
+    ]
+
+    assert {kind for kind, _ in made} == set(limits)
+    assert [(kind, name) for kind, name in made if len(name) > limits[kind]] == []
+    assert all("s" * 60 in name for _, name in made)
+    named = {"AWS::IAM::Role": "RoleName", "AWS::Lambda::Function": "FunctionName"}
+    assert not [k for k, r in resources.items() if r["Type"] in named and named[r["Type"]] in r["Properties"]]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
