@@ -43,7 +43,8 @@ def main() -> None:
         for problem in problems:
             out.print(f"  {escape(problem)}")
     else:
-        out.print("\n[bold green]This would deploy.[/bold green]")
+        verdict = "Every function starts from its package." if given.only_start else "This would deploy."
+        out.print(f"\n[bold green]{verdict}[/bold green]")
     sys.stdout.flush()
     os._exit(1 if problems else 0)  # the stack's threads are still there: see stepgram/cli.py, run
 
