@@ -128,7 +128,8 @@ class Conversation:
         self.approval = approval
         self.model = settings.model
         self.busy_seconds = settings.model_busy_seconds
-        self.started = time.monotonic()
+        self.started = time.time()
+        self.rested = self.started
         self.base = snapshots.read(manifest, Manifest) if manifest else None
         self._stderr: list[str] = []
         self._root = ROOT / session_id
@@ -226,6 +227,17 @@ class Conversation:
         self.snapshots.write(self.manifest, self.base)
         self.snapshots.put(debug_key(self.session_id, turn_id), self._debug_log(), "text/plain")
         return captured
+
+    def may_go_on(self, settings: AgentSettings) -> bool:
+        """Whether it is young enough, and its last turn not long ago.
+
+        Lambda freezes the container between turns. The CLI's connection to the model is dead after a while (many
+        servers and load balancers forget one after a minute), and the CLI hears nothing of it and waits. By wall time,
+        since the monotonic clock may stand still meanwhile; one that was set back says nothing.
+        """
+        now = time.time()
+        young = 0 <= now - self.started < settings.keep_open_seconds
+        return young and 0 <= now - self.rested < settings.keep_open_idle_seconds
 
     @property
     def stopping(self) -> bool:

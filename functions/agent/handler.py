@@ -50,6 +50,9 @@ OUTBOX = "outbox/"
 _kept: Conversation | None = None
 """The conversation of the last turn in this container, when it is kept open."""
 
+_rested = time.time()
+"""When the last invocation ended, by wall time: the monotonic clock may stand still while the container is frozen."""
+
 adopt()
 
 
@@ -82,8 +85,11 @@ class Request(StepRequest):
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Run the agent once for this turn; a result it already has is returned as it is."""
+    global _rested
     request = parse(Request, event)
     settings = AgentSettings.load().choosing(request.session.model)
+    if time.time() - _rested >= settings.keep_open_idle_seconds:
+        renew_connections()
     with working(request), located(request.state), aws.translated():
         request.lock.check(redrive_count(request.execution))
         try:
@@ -92,7 +98,16 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             # The claim is given back by now: the next try need not wait until it is silent.
             logger.critical("the container ends", cause=str(error))
             os._exit(1)
+        finally:
+            _rested = time.time()
         return summary.model_dump(mode="json")
+
+
+def renew_connections() -> None:
+    """Let the clients that outlive an invocation connect anew (S3's does not): after a long freeze their connections
+    are dead, and one whose end was not heard of costs its timeout, 20 seconds."""
+    for client in (aws.kms(), aws.lambda_()):
+        client.close()
 
 
 def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSummary:
@@ -144,7 +159,8 @@ def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earli
     kept, _kept = _kept, None
     session, approval = request.session, _approval(request.session, settings, earlier)
     this = (session.session_id, session.going_on, approval, settings.model)
-    if kept is not None and (kept.session_id, kept.manifest, kept.approval, kept.model) == this:
+    same = kept is not None and (kept.session_id, kept.manifest, kept.approval, kept.model) == this
+    if kept is not None and same and kept.may_go_on(settings):
         kept.snapshots.use(snapshots)
         logger.info("the open conversation is used")
         return kept
@@ -164,7 +180,8 @@ def _keep_or_close(conversation: Conversation, settings: AgentSettings, summary:
     The CLI counts its budget by process, and its model credentials are those of its start.
     """
     global _kept
-    young = time.monotonic() - conversation.started < settings.keep_open_seconds
+    conversation.rested = time.time()
+    young = conversation.may_go_on(settings)
     small = conversation.memory < settings.keep_open_mb * 1024 * 1024
     done = summary.status == "done" and summary.ended is None and not conversation.stopping
     if done and young and small and not conversation.unsettled and conversation.run_usd < settings.max_budget_usd / 10:

@@ -278,6 +278,13 @@ class AgentSettings(BucketSettings):
         ge=0,
         description="Seconds a conversation may stay open in a container; 0: never",
     )
+    keep_open_idle_seconds: int = Field(
+        50,
+        alias="KEEP_OPEN_IDLE_SECONDS",
+        ge=0,
+        description="Seconds between two messages after which an open conversation is not gone on with: its "
+        "connections are dead",
+    )
     keep_open_mb: int = Field(
         768, alias="KEEP_OPEN_MB", ge=0, description="MB of memory above which an open conversation is closed"
     )

@@ -44,7 +44,7 @@ class FastConversation(Conversation):
         self.session_id, self.manifest = request.session.session_id, request.session.going_on
         self.snapshots = snapshots
         self._stopped = threading.Event()
-        self.started = time.monotonic()
+        self.started = time.time()
         self.base = snapshots.read(self.manifest, Manifest) if self.manifest else None
         self.store = RestoredStore(snapshots, self.session_id, self.base)
         self.folder = tempfile.TemporaryDirectory()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.serving import WSGIRequestHandler
 
 from functions.common.sessions import Pointer, SessionTable
 from functions.common.snapshots import Manifest, Snapshots
@@ -24,6 +27,7 @@ from stepgram.embedded.functions import Answer, Invoker
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.template import FunctionSpec
 from tests.conftest import Person, until
+from tests.forwarder import Cut, Forwarder
 
 AGENT = "stepgram-AgentFunction"
 
@@ -230,6 +234,62 @@ def test_an_open_conversation_whose_cli_died_harms_nobody(
     assert found.status == "SUCCEEDED", found.cause
     number = 2 if same else 1
     assert f"message {number} of this conversation" in person.texts(chat if same else chat + 1_000_000)[-1]
+
+
+def signal_cli(session: str, which: signal.Signals) -> int:
+    """Send the CLI of a session a signal; returns how many got it."""
+    found = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if session.encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), which)
+                found += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("how", "idle", "opened"),
+    [("alive", 50, 1), ("closed", 50, 1), ("reset", 1, 2), ("silent", 1, 2)],
+)
+def test_no_connection_that_died_in_a_freeze_costs_a_turn(
+    person: Person,
+    chat: int,
+    stack: EmbeddedStack,
+    agent_spec: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    how: Cut,
+    idle: int,
+    opened: int,
+) -> None:
+    monkeypatch.setattr(WSGIRequestHandler, "protocol_version", "HTTP/1.1")
+    wire = Forwarder(stack.functions._specs[AGENT].environment["MODEL_BASE_URL"])
+    agent_spec(MODEL_BASE_URL=wire.url, KEEP_OPEN_IDLE_SECONDS=str(idle))
+    stack.functions.cool_down()
+    session = str(person.ask(chat, "one").output["session_id"])
+    assert signal_cli(session, signal.SIGSTOP) == 1
+    wire.cut(how)
+    time.sleep(1.1 if idle == 1 else 0)  # the pause itself: longer than what is allowed
+    signal_cli(session, signal.SIGCONT)
+
+    turn = person.ask(chat, "two")
+    wire.close()
+
+    assert next(state.tries for state in turn.states if state.name == "RunAgent") == 1
+    assert "message 2 of this conversation" in person.texts(chat)[-1]
+    assert len(processes(stack, session)) == opened
+
+
+def test_a_conversation_older_than_it_may_be_is_not_gone_on_with(
+    person: Person, chat: int, stack: EmbeddedStack, agent_spec: Callable[..., None]
+) -> None:
+    agent_spec(KEEP_OPEN_SECONDS="3")
+    stack.functions.cool_down()
+    session = str(person.ask(chat, "one").output["session_id"])
+    time.sleep(3.1)  # it was young when its turn ended; it is too old when it is taken up
+
+    person.ask(chat, "two")
+
+    assert len(processes(stack, session)) == 2
 
 
 # ---------------------------------------------------------------------- time travel
