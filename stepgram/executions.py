@@ -138,10 +138,15 @@ def failure_route(definition: str) -> list[str]:
     """The states that handle a failure, in order: where the first state's errors are caught, up to the way back."""
     document = json.loads(definition)
     states = document["States"]
+    way: list[str] = []
+    name: str | None = document["StartAt"]
+    while name is not None:
+        way.append(name)
+        name = states[name].get("Next") or states[name].get("Default")
     catchers = states[document["StartAt"]].get("Catch", [])
     name = next((catcher["Next"] for catcher in catchers if "States.ALL" in catcher["ErrorEquals"]), None)
     route: list[str] = []
-    while name is not None and not any(s.get("Next") == name for other, s in states.items() if other not in route):
+    while name is not None and name not in way:
         route.append(name)
         name = states[name].get("Next")
     return route

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from functions.common.envelope import turn_id
+from stepgram.embedded.aws import BACKGROUND
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer, Invoker, failure
 from stepgram.embedded.stack import EmbeddedStack
@@ -158,11 +160,15 @@ class Person:
         """Write a message and wait for the end of its turn."""
         return self.wait(self.say(chat, text, thread, language))
 
-    def command(self, chat: int, text: str, language: str = "en") -> dict[str, Any]:
-        """Write a command and wait until the webhook has taken it; returns the webhook's answer."""
-        sent = self.stack.telegram.say(chat, text, language=language)
+    def command(
+        self, chat: int, text: str, language: str = "en", thread: int = 0, carried_out: bool = True
+    ) -> dict[str, Any]:
+        """Write a command and wait until it is carried out, also in the background; returns the webhook's answer."""
+        sent = self.stack.telegram.say(chat, text, thread, language=language)
         record = self.stack.telegram.state["updates"][str(sent["update_id"])]
         until(lambda: record["status"] is not None)
+        if carried_out:
+            until(lambda: not any(f"{BACKGROUND} stepgram-IntakeFunction" == t.name for t in threading.enumerate()))
         answer: dict[str, Any] = json.loads(record["body"])
         return answer
 

@@ -19,7 +19,7 @@ from moto.stepfunctions.parser.api import ExecutionStatus
 
 from stepgram.embedded.client import client
 from stepgram.embedded.conflicts import Conflict, Conflicts
-from stepgram.embedded.functions import FunctionHost, InvokeError
+from stepgram.embedded.functions import FunctionHost, InvokeError, function_name
 from stepgram.embedded.iam import INVOKE, Access, Denied
 from stepgram.embedded.step_functions import ApiError, StepFunctions
 from stepgram.embedded.template import Route, Rule
@@ -31,6 +31,9 @@ TARGET = "AWSStepFunctions."
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 
+
+BACKGROUND = "in the background:"
+"""What the names of threads begin with that carry out asynchronous invocations."""
 
 DYNAMODB = "DynamoDB_"
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
@@ -138,6 +141,7 @@ class AwsEndpoint:
         reference = raw_path.split("/functions/", 1)[1].split("/invocations", 1)[0]
         if environ.get("HTTP_X_AMZ_INVOCATION_TYPE") == "Event" and self.functions.knows(reference):
             work = threading.Thread(target=self._invoke_asynchronously, args=(reference, body), daemon=True)
+            work.name = f"{BACKGROUND} {function_name(reference)}"
             work.start()
             start_response("202 Accepted", [("Content-Type", "application/json")])
             return [b""]

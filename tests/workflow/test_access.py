@@ -239,8 +239,7 @@ def test_an_undo_whose_version_is_gone_says_so(stack: EmbeddedStack, person: Per
 def test_a_topic_that_telegram_refuses_is_told(person: Person, group: int) -> None:
     person.ask(group, "hello", thread=5)
     person.stack.telegram.state["chats"][str(group)]["no_topics"] = True
-    sent = person.stack.telegram.say(group, "/fork", thread_id=5)
-    taken(person, sent["update_id"])
+    person.command(group, "/fork", thread=5)
 
     reason = "Bad Request: not enough rights to create a topic"
     assert person.texts(group)[-1] == say("fork_refused", "en", reason=reason)

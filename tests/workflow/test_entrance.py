@@ -83,7 +83,7 @@ def test_a_long_command_runs_after_telegram_has_its_answer(
 
     monkeypatch.setattr(time_travel, "export", slowly)
 
-    assert person.command(chat, "/debug")["outcome"] == "in the background"
+    assert person.command(chat, "/debug", carried_out=False)["outcome"] == "in the background"
     assert not [m for m in person.replies(chat) if "document" in m]
 
     go_on.set()

@@ -121,7 +121,7 @@ def test_a_rate_limit_in_the_middle_of_a_long_answer_doubles_nothing(person: Per
 
 
 def test_a_failure_notice_is_waited_for_however_often_telegram_asks(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("AgentFunction", chat, "ModelRejected")
+    faults.fail("RunAgent", chat, "ModelRejected")
     person.stack.telegram.fail_next(*[BotApiError(429, "Too Many Requests: retry after 1", {"retry_after": 1})] * 8)
 
     found = person.ask(chat, "hello")
@@ -137,7 +137,7 @@ def test_in_a_flooded_group_every_refused_message_has_its_notice_in_the_end(
 ) -> None:
     monkeypatch.setattr(bot_api, "GROUP_MESSAGES_A_MINUTE", 2)
     monkeypatch.setattr(bot_api, "MINUTE", 2)
-    faults.fail("AgentFunction", group, "ModelRejected", times=11)
+    faults.fail("RunAgent", group, "ModelRejected", times=11)
 
     names = [person.say(group, "hello", thread) for thread in range(1, 12)]
     turns = [person.wait(name) for name in names]

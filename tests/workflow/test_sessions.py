@@ -497,7 +497,9 @@ def test_a_turn_longer_than_lambda_goes_on_and_is_one_answer(
     assert "began" in files
     assert "ended" not in files
     parts = [m for m in kept.s3.list_objects_v2(Bucket=kept.bucket)["Contents"] if f"turns/{found.name}/" in m["Key"]]
-    assert [p["Key"].rpartition("/")[2] for p in parts] == ["debug.txt", "result-1.json", "result.json"]
+    names = [p["Key"].partition(f"turns/{found.name}/")[2] for p in parts]
+    assert [name for name in names if not name.startswith("costs/")] == ["debug.txt", "result-1.json", "result.json"]
+    assert len(names) == 3 + 2, "each part has a record of its cost"
 
 
 def test_a_turn_that_never_ends_is_given_up_by_name(person: Person, chat: int, agent_spec: Callable[..., None]) -> None:
