@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -135,21 +135,29 @@ def attempts_of(events: Iterable[dict[str, Any]], now: datetime) -> list[list[St
 
 
 def failure_route(definition: str) -> list[str]:
-    """The states that handle a failure, in order: where the first state's errors are caught, up to the way back."""
+    """The states that handle a failure, in order: those in which one of them waits, then from where the first state's
+    errors are caught up to the way back, which is a state of the main path."""
     document = json.loads(definition)
     states = document["States"]
-    way: list[str] = []
-    name: str | None = document["StartAt"]
-    while name is not None:
-        way.append(name)
-        name = states[name].get("Next") or states[name].get("Default")
+    main = _onward(states, document["StartAt"], [])
     catchers = states[document["StartAt"]].get("Catch", [])
-    name = next((catcher["Next"] for catcher in catchers if "States.ALL" in catcher["ErrorEquals"]), None)
-    route: list[str] = []
-    while name is not None and name not in way:
-        route.append(name)
-        name = states[name].get("Next")
-    return route
+    first = next((catcher["Next"] for catcher in catchers if "States.ALL" in catcher["ErrorEquals"]), None)
+    route = [name for name in _onward(states, first, main) if name not in main]
+    caught = [catcher["Next"] for name in route for catcher in states[name].get("Catch", [])]
+    return [name for start in caught for name in _onward(states, start, [*main, *route])] + route
+
+
+def _onward(states: dict[str, Any], name: str | None, known: Sequence[str]) -> list[str]:
+    """A state and what follows when nothing fails, up to states that are `known`."""
+    found: list[str] = []
+    look = [name]
+    while look:
+        here = look.pop(0)
+        if here is not None and here not in found and here not in known:
+            found.append(here)
+            choices = [choice["Next"] for choice in states[here].get("Choices", [])]
+            look += [states[here].get("Next"), states[here].get("Default"), *choices]
+    return found
 
 
 def failed_state(attempt: list[State], route: list[str]) -> State | None:

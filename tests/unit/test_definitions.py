@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
+from stepgram.executions import failure_route
 from tests import definitions
 from tests.conftest import ROOT
 
@@ -56,3 +57,10 @@ def test_what_stepfunctions_local_plays_has_what_the_definition_selects() -> Non
                 assert wanted <= set(answer["Return"]["Payload"]), f"{state}: {name}"
                 checked += 1
     assert checked >= 8
+
+
+def test_the_route_of_a_failure_is_read_from_the_definition() -> None:
+    definition = (ROOT / "statemachine" / "turn.asl.json").read_text()
+
+    waits, route = ["ReadNoticeDelay", "WaitToReport"], ["ReportFailure", "ReleaseFailedLock", "TurnFailed"]
+    assert failure_route(definition) == [*waits, *route]

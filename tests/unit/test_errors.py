@@ -25,6 +25,11 @@ def test_every_error_that_the_definition_matches_is_in_the_module() -> None:
     assert names("Retry") | names("Catch") <= set(CLASSES)
 
 
+def test_the_state_that_raises_the_original_error_tries_nothing_again() -> None:
+    """Whatever its Retry named, a turn could have failed with: `Lambda.Unknown`, `AwsUnavailable`, any name at all."""
+    assert "Retry" not in TURN["States"]["TurnFailed"]
+
+
 def test_the_tree_in_the_docstring_is_the_hierarchy() -> None:
     assert errors.__doc__ is not None
     drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__)) | {"StepgramError"}

@@ -48,6 +48,18 @@ def test_an_error_that_does_not_heal_ends_the_turn_under_its_own_name(
     assert error in person.texts(chat)[0]
 
 
+@pytest.mark.parametrize("error", ["Lambda.Unknown", "Runtime.ExitError", "Sandbox.Timedout"])
+def test_a_platform_error_that_ends_a_turn_is_raised_once_under_its_own_name(
+    person: Person, chat: int, faults: Faults, error: str
+) -> None:
+    faults.fail("RunAgent", chat, error, times=9)
+
+    found = person.ask(chat, "hello")
+
+    assert (found.status, found.error) == ("FAILED", error)
+    assert (found.states[-1].name, found.states[-1].tries) == ("TurnFailed", 1)
+
+
 def test_a_failed_turn_leaves_the_lock_free(person: Person, chat: int, faults: Faults) -> None:
     faults.fail("RunAgent", chat, "ModelRejected")
     person.ask(chat, "fails")
