@@ -72,7 +72,7 @@ class Preferences(BaseModel):
 class TurnRecord(BaseModel):
     """What a turn has done already. `delivered` maps a part's name to the message id Telegram gave it.
 
-    `moved_to` is the session a command pointed the conversation at.
+    `moved_to` is the session a command pointed the conversation at; `lost`: the turn found its session's data gone.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -83,6 +83,7 @@ class TurnRecord(BaseModel):
     base_manifest: str | None = None
     delivered: dict[str, int] = {}
     moved_to: str | None = None
+    lost: bool = False
 
     @property
     def answered(self) -> bool:
@@ -254,14 +255,17 @@ class SessionTable:
             raise
         return "committed"
 
-    def works_in(self, session_key: str, turn_id: str, session_id: str) -> None:
-        """Note on the turn's item which session it works in: its costs are counted from there, however it ends."""
+    def works_in(self, session_key: str, turn_id: str, session_id: str, lost: bool) -> None:
+        """Note on the turn's item which session it works in: its costs are counted from there, however it ends.
+
+        `lost`: it is a fresh one since another's data was gone, which a retry could not see any more.
+        """
         self._update(
             session_key,
             f"turn#{turn_id}",
-            "SET session_id = :id, #ttl = if_not_exists(#ttl, :ttl)",
+            "SET session_id = :id, lost = :lost, #ttl = if_not_exists(#ttl, :ttl)",
             names={"#ttl": "ttl"},
-            values={":id": session_id, ":ttl": self.expiry()},
+            values={":id": session_id, ":lost": lost, ":ttl": self.expiry()},
         )
 
     def delivered(self, session_key: str, turn_id: str, part: str, message_id: int) -> None:

@@ -72,7 +72,7 @@ def handler(request: Request) -> Result:
     for budget in budgets:
         if budget.left <= 0 and not record.committed:
             raise BudgetSpent(f"{budget.name}: ${budget.spent:.2f} of ${budget.limit:.2f} are spent")
-    notice: Literal["session_lost"] | None = None
+    notice: Literal["session_lost"] | None = "session_lost" if record.lost else None
     manifest: Manifest | None = None
     current, preferences = table.session(request.session_key)
     if record.committed and record.version is not None and record.session_id is not None:
@@ -85,7 +85,7 @@ def handler(request: Request) -> Result:
         except SnapshotMissing as error:
             logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
             pointer, notice = table.start_over(request.session_key), "session_lost"
-    table.works_in(request.session_key, request.turn_id, pointer.session_id)
+    table.works_in(request.session_key, request.turn_id, pointer.session_id, notice is not None)
     ticket = Ticket(
         chat=request.chat,
         message_id=request.message.id,

@@ -140,6 +140,22 @@ def test_a_voice_message_is_transcribed_anew_for_a_session_that_began_meanwhile(
     assert [file["transcript"] for file in tries[-1]["inbox"]] == ["water the plants"]
 
 
+def test_a_lost_session_is_told_of_however_often_hydrate_is_tried(turn: Turn) -> None:
+    """The first try starts a fresh session and waits for a transcript; the next one finds nothing lost any more."""
+    gone = "sessions/x/manifests/1-gone.json"
+    turn.hydrate()
+    turn.table._update(
+        turn.key, "session", "SET #v = :v, manifest = :m", names={"#v": "version"}, values={":v": 1, ":m": gone}
+    )
+    voice = turn.stack.telegram._stored("voice", "voice.ogg", b"water the plants")["voice"]
+    attached = {"kind": "voice", "file_id": voice["file_id"], "name": "voice.ogg", "mime": "audio/ogg"}
+
+    tries = [turn.hydrate(attached) for _ in range(5)]
+
+    assert tries[0]["errorType"] == "TranscriptPending"
+    assert tries[-1]["notice"] == "session_lost"
+
+
 def test_persist_commits_once_and_only_under_its_own_fence(turn: Turn) -> None:
     turn.hydrate()
     fence = turn.own()

@@ -114,8 +114,12 @@ def test_twenty_conversations_that_count_at_once_lose_and_double_nothing(
         turns = list(pool.map(lambda chat: person.ask(chat, "hello"), chats))
 
     assert [turn.status for turn in turns] == ["SUCCEEDED"] * len(chats)
+    # Who gave up on a busy machine is made good by the rule on ended Turns.
+    until(lambda: [round(total(stack, f"{chat}:0"), 6) for chat in chats] == [COST_USD] * len(chats))
+    settled = [ledger(stack).settle(turn.output["session_key"], turn.name) for turn in turns]
+    assert [round(cost, 6) for cost in settled] == [COST_USD] * len(chats)
     assert [round(total(stack, f"{chat}:0"), 6) for chat in chats] == [COST_USD] * len(chats)
-    assert total(stack, ALL) - before >= len(chats) * COST_USD - 1e-9
+    assert round(total(stack, ALL) - before, 6) == round(len(chats) * COST_USD, 6)
 
 
 def test_steps_that_count_the_same_turn_at_once_count_it_once(stack: EmbeddedStack, chat: int) -> None:
@@ -125,22 +129,23 @@ def test_steps_that_count_the_same_turn_at_once_count_it_once(stack: EmbeddedSta
     snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
     turns = [(f"{chat}:{thread}", f"c{chat}-t{thread}-u1", f"session-{chat}-{thread}") for thread in range(4)]
     for key, turn, session in turns:
-        sessions.works_in(key, turn, session)
+        sessions.works_in(key, turn, session, False)
         for run in range(3):
             cost = RunCost(run=f"{run:012x}", model="m", cost_usd=0.01)
             snapshots.write(f"{costs_prefix(session, turn)}{cost.run}.json", cost)
 
     with ThreadPoolExecutor(12) as pool:
-        counted = list(pool.map(lambda one: ledger(stack).settle(one[0], one[1]), turns * 3))
+        list(pool.map(lambda one: ledger(stack).settle(one[0], one[1]), turns * 3))
+    counted = [ledger(stack).settle(key, turn) for key, turn, _ in turns]  # whoever gave up on a busy machine
 
-    assert max(counted) == pytest.approx(0.03)
+    assert [round(cost, 6) for cost in counted] == [0.03] * 4
     assert [round(total(stack, key), 6) for key, _, _ in turns] == [0.03] * 4
 
 
 def test_what_a_run_spends_after_it_was_counted_is_counted_later(stack: EmbeddedStack, chat: int) -> None:
     """A run that was thought dead and goes on; its record grows."""
     outputs, endpoint, key = stack.deployment.outputs, stack.addresses.aws, f"{chat}:0"
-    SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).works_in(key, "t", f"session-{chat}")
+    SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).works_in(key, "t", f"session-{chat}", False)
     snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
     spending = Spending(snapshots, f"session-{chat}", "t", "m")
     for cost in (0.01, 0.05, 0.05):
@@ -156,7 +161,7 @@ def test_what_a_run_spends_after_it_was_counted_is_counted_later(stack: Embedded
                                     '{"run": "000000000000", "model": "m", "cost_usd": NaN}'])  # fmt: skip
 def test_a_record_that_is_none_counts_nothing_and_fails_nothing(stack: EmbeddedStack, chat: int, record: str) -> None:
     outputs, endpoint, key = stack.deployment.outputs, stack.addresses.aws, f"{chat}:0"
-    SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).works_in(key, "t", f"session-{chat}")
+    SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).works_in(key, "t", f"session-{chat}", False)
     snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
     snapshots.put(f"{costs_prefix(f'session-{chat}', 't')}x.json", record.encode())
 
