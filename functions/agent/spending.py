@@ -2,7 +2,7 @@
 
 The agent has no rights in the table. While a run goes on, its cost is reckoned from the tokens of its requests, by the
 prices of `models.toml`; the CLI's own figure takes its place when the run has one (a CLI that died has none, and of
-subagents it alone knows). The record is written again when it has grown, so a container that dies loses seconds of it.
+subagents it alone knows). The record is written with each request, so a container that dies loses little of it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Spending:
             self._request[1].update(told)
             self._requests_usd += self._reckoned()
         self.cost_usd = max(self.cost_usd, self._requests_usd)
+        if event["type"] in ("message_start", "message_delta"):
+            threading.Thread(target=self.keep, daemon=True).start()  # the stream does not wait for S3
 
     def told(self, cost_usd: float) -> None:
         """The CLI's own figure, at the end of the run."""

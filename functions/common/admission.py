@@ -3,7 +3,7 @@
 pk = "access"       sk = "user#<id>", "chat#<id>"    by, name: allowed
                     sk = "code#<code>"               user, name, ttl: somebody who waits to be allowed
                     sk = "pairing#<user id>"         code, ttl: the code this person was given
-pk = "rate#<user>"  sk = "<minute>"                  count, ttl: messages in this minute
+pk = "rate#<user>"  sk = "<minute>"                  updates (their ids), ttl: messages in this minute
 """
 
 from __future__ import annotations
@@ -108,18 +108,18 @@ class Admission:
             self._dynamodb.delete_item(TableName=self._table, Key=_key("access", sort_key))
         return guest
 
-    def count(self, user: int) -> int:
-        """How many messages of this user came in this minute, this one included."""
+    def count(self, user: int, update_id: int) -> int:
+        """How many messages of this user came in this minute, this one included; one delivered again is one."""
         minute = int(time.time()) // 60
         answer = self._dynamodb.update_item(
             TableName=self._table,
             Key=_key(f"rate#{user}", str(minute)),
-            UpdateExpression="ADD #count :one SET #ttl = if_not_exists(#ttl, :ttl)",
-            ExpressionAttributeNames={"#count": "count", "#ttl": "ttl"},
-            ExpressionAttributeValues={":one": {"N": "1"}, ":ttl": {"N": str((minute + 5) * 60)}},
+            UpdateExpression="ADD updates :update SET #ttl = if_not_exists(#ttl, :ttl)",
+            ExpressionAttributeNames={"#ttl": "ttl"},
+            ExpressionAttributeValues={":update": {"NS": [str(update_id)]}, ":ttl": {"N": str((minute + 5) * 60)}},
             ReturnValues="ALL_NEW",
         )
-        return int(answer["Attributes"]["count"]["N"])
+        return len(answer["Attributes"]["updates"]["NS"])
 
     def _get(self, partition: str, sort_key: str) -> dict[str, Any] | None:
         found = self._dynamodb.get_item(TableName=self._table, Key=_key(partition, sort_key), ConsistentRead=True)

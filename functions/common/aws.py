@@ -27,6 +27,7 @@ from botocore.exceptions import (
     NoCredentialsError,
 )
 from botocore.model import OperationModel
+from botocore.parsers import ResponseParserError
 
 from functions.common.errors import AwsUnavailable, ConfigurationError, StepgramError
 from functions.common.settings import AwsSettings, own_environment
@@ -49,15 +50,19 @@ WHOLE_INTAKE_SECONDS = 27
 
 PASSING = ("Throttl", "TooManyRequests", "LimitExceeded", "SlowDown", "ThroughputExceeded", "InProgress", "Timeout",
            "Unavailable", "InternalServer", "InternalError", "InternalFailure", "KMSInternal", "TransactionConflict",
-           "ConditionalRequestConflict", "OperationAborted", "ReplicatedWriteConflict")  # fmt: skip
+           "ConditionalRequestConflict", "OperationAborted", "ReplicatedWriteConflict", "ResourceConflict", "NotReady",
+           "UserPending", "CommunicationError", "IncompleteBody", "BadDigest", "SHA256Mismatch")  # fmt: skip
 """Parts of the codes of what may heal by itself: throttling, conflicts, faults of the service."""
 
 REFUSED = ("AccessDenied", "Unauthorized", "NotAuthorized", "UnrecognizedClient", "InvalidClientTokenId",
            "SignatureDoesNotMatch", "ExpiredToken", "ResourceNotFound", "NoSuchBucket", "DoesNotExist",
-           "NotFoundException", "DisabledException", "KMSInvalidState")  # fmt: skip
+           "NotFoundException", "DisabledException", "KMSInvalidState", "KmsInvalidState", "InvalidSignature",
+           "IncompleteSignature", "MissingAuthenticationToken", "InvalidToken", "HeaderMalformed", "DecryptionFailure",
+           "InvalidRequestException", "Deleting", "ItemCollectionSize", "ServiceQuota")  # fmt: skip
 """Parts of the codes of what somebody must set right: a permission, a resource."""
 
-NETWORK = (HTTPClientError, ConnectionError, IncompleteReadError)
+NETWORK = (HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError)
+FAULTS = (ClientError, BotoCoreError, ResponseParserError)
 NO_KEYS = (NoCredentialsError, CredentialRetrievalError)
 
 CALLED = "Called"
@@ -128,9 +133,17 @@ def _note_resource(params: dict[str, Any], context: dict[str, Any], **_: Any) ->
     )
 
 
-def _note_call(parsed: dict[str, Any], model: OperationModel, context: dict[str, Any], **_: Any) -> None:
+def _note_call(
+    http_response: Any, parsed: dict[str, Any], model: OperationModel, context: dict[str, Any], **_: Any
+) -> None:
+    """Say what was called. A good answer whose JSON is cut short is none: botocore takes it for an empty one, and a
+    session would be taken for one that does not exist.
+    """
     action = f"{model.service_model.signing_name}:{model.name}"
     parsed[CALLED] = f"{ACTIONS.get(action, action)} on {context.get('resource') or 'a resource it did not name'}"
+    is_json = model.service_model.metadata.get("protocol") == "json"
+    if is_json and http_response.status_code == 200 and not http_response.content.rstrip().endswith(b"}"):
+        raise AwsUnavailable(f"{parsed[CALLED]}: the answer is cut short")
 
 
 @contextmanager
@@ -138,14 +151,14 @@ def translated() -> Iterator[None]:
     """Raise AWS's errors under names of ours: AwsUnavailable, ConfigurationError; others stay as they are."""
     try:
         yield
-    except (ClientError, BotoCoreError) as error:
+    except FAULTS as error:
         ours = named(error)
         if ours is None:
             raise
         raise ours from error
 
 
-def named(error: ClientError | BotoCoreError) -> StepgramError | None:
+def named(error: Exception) -> StepgramError | None:
     """The error under a name of ours; None for what is a bug."""
     if isinstance(error, ClientError):
         return _named_answer(error.response)
@@ -159,8 +172,11 @@ def _named_answer(response: Any) -> StepgramError | None:
     said = f"{response.get(CALLED, 'a call')}: {code}: {response['Error'].get('Message', '')}"
     reasons = {str(reason.get("Code")) for reason in response.get("CancellationReasons", [])} - {"None"}
     if reasons:
+        what = f"{said} ({', '.join(sorted(reasons))})"
+        if any(part in reason for reason in reasons for part in REFUSED):
+            return ConfigurationError(what)
         passing = all(any(part in reason for part in PASSING) for reason in reasons)
-        return AwsUnavailable(f"{said} ({', '.join(sorted(reasons))})") if passing else None
+        return AwsUnavailable(what) if passing else None
     if any(part in code for part in REFUSED) or status in (401, 403):
         return ConfigurationError(said)
     if any(part in code for part in PASSING) or status >= 500 or status == 429:

@@ -19,7 +19,7 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from botocore.exceptions import ClientError
 from pydantic import ValidationError
@@ -96,22 +96,22 @@ class Ledger:
         self._dynamodb = dynamodb
         self._snapshots = snapshots
 
+    @classmethod
+    def of(cls, settings: LedgerSettings) -> Self:
+        """The ledger of the stack."""
+        return cls(settings.table, aws.dynamodb(), Snapshots(settings.bucket, aws.s3()))
+
     def settle(self, session_key: str, turn_id: str) -> float:
         """Count what the turn's runs have cost and is not counted yet; returns what is counted of the turn, in US
-        dollars. It fails no turn: what cannot be counted now is logged, and counted by whoever comes next.
+        dollars. Raises AwsUnavailable when others count all the time.
         """
-        counted = 0.0
-        try:
-            with aws.translated():
-                item = self._turn(session_key, turn_id)
-                counted = sum(_runs(item).values())
-                if "session_id" not in item:
-                    return counted
-                for cost in self._costs(item["session_id"]["S"], turn_id):
-                    counted += self._count(session_key, turn_id, item["session_id"]["S"], cost)
-        except StepgramError as error:
-            logger.error("costs are not counted yet", error=type(error).__name__, cause=str(error))
-            measure(CostsNotCounted=1)
+        item = self._turn(session_key, turn_id)
+        counted = sum(_runs(item).values())
+        if "session_id" in item:
+            session_id = item["session_id"]["S"]
+            counted += sum(
+                self._count(session_key, turn_id, session_id, cost) for cost in self._costs(session_id, turn_id)
+            )
         return counted
 
     def _costs(self, session_id: str, turn_id: str) -> list[RunCost]:
@@ -200,8 +200,24 @@ class Ledger:
 
 
 def settle(settings: LedgerSettings, session_key: str, turn_id: str) -> float:
-    """Count what a turn's runs have cost by now (`Ledger.settle`)."""
-    return Ledger(settings.table, aws.dynamodb(), Snapshots(settings.bucket, aws.s3())).settle(session_key, turn_id)
+    """Count what a turn's runs have cost by now; 0 when it cannot be done, which fails no turn."""
+    try:
+        with aws.translated():
+            return Ledger.of(settings).settle(session_key, turn_id)
+    except (StepgramError, ClientError) as error:
+        logger.error("costs are not counted yet", error=type(error).__name__, cause=str(error))
+        measure(CostsNotCounted=1)
+        return 0.0
+
+
+def crossed(settings: BudgetSettings, session_key: str, cost: float) -> list[Spent]:
+    """The budgets that this cost took over the line where people are warned; none when they cannot be read."""
+    try:
+        with aws.translated():
+            return [budget for budget in spent(settings, aws.dynamodb(), session_key) if budget.crossed(cost)]
+    except StepgramError as error:
+        logger.error("nobody is warned of budgets", error=type(error).__name__, cause=str(error))
+        return []
 
 
 def spent(settings: BudgetSettings, dynamodb: DynamoDBClient, session_key: str) -> list[Spent]:

@@ -171,8 +171,8 @@ class RunCost(Frozen):
     """What one run of the agent has cost so far, in US dollars; written however the run ends."""
 
     run: str = Field(pattern=r"^[0-9a-f]{12}$")
-    model: str
-    cost_usd: float = Field(ge=0, allow_inf_nan=False)
+    model: str = Field(max_length=256)
+    cost_usd: float = Field(ge=0, le=10_000, allow_inf_nan=False)
 
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)

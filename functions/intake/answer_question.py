@@ -5,6 +5,8 @@ Somebody who may not decide, and a message without text, just queue behind the t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from functions.common import aws
 from functions.common.approvals import ApprovalTable, Decision, Question, may_decide
 from functions.common.errors import BadInput
@@ -16,8 +18,12 @@ from functions.common.telegram import bot_api
 from functions.common.verdict import settle
 from functions.intake.request import Outcome, Request
 
-PART = "answer"
-"""The ledger's name for a message that was an answer; a step may run twice."""
+ANSWERS = "answers "
+"""What the ledger's name for a message that is an answer begins with; the turn and the number of the question follow.
+
+It is noted first, so that a message delivered again becomes no turn when its question is closed; and it names the
+question, so that an answer that died half way is given again.
+"""
 
 QUEUED = "queued"
 
@@ -29,18 +35,30 @@ def run(request: Request) -> Outcome:
         raise BadInput("envelope: an answer needs message, user and chat")
     settings = IntakeSettings.load()
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
-    if PART in table.turn(request.session_key, request.turn_id).delivered:
-        return Outcome(outcome="answered")
     locks = LockTable(settings.table, aws.dynamodb(), aws.step_functions())
-    lock, _ = locks.read(request.session_key)
-    asked = lock.approval
-    if asked is None or not message.text or not may_decide(settings.approvers, user.id, asked):
-        order = (message.id, message.update_id)
-        locks.announce(request.session_key, Announcement(turn_id=request.turn_id, order=order))
-        return Outcome(outcome=QUEUED)
-    table.delivered(request.session_key, request.turn_id, PART, 0)
-    question = Question(request.session_key, asked.turn_id, asked.number, chat)
-    decision = Decision(choice="deny", by=user.name, reason=message.text)
-    approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
-    settle(approvals, table, bot_api(settings), question, decision, request.language)
-    return Outcome(outcome=f"answered {asked.turn_id}")
+    meant = _noted(table.turn(request.session_key, request.turn_id).delivered)
+    if meant is None:
+        lock, _ = locks.read(request.session_key)
+        asked = lock.approval
+        if asked is not None and message.text and may_decide(settings.approvers, user.id, asked):
+            meant = (asked.turn_id, asked.number)
+            table.delivered(request.session_key, request.turn_id, f"{ANSWERS}{asked.turn_id} {asked.number}", 0)
+    if meant is not None:
+        question = Question(request.session_key, *meant, chat)
+        decision = Decision(choice="deny", by=user.name, reason=message.text)
+        approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
+        if settle(approvals, table, bot_api(settings), question, decision, request.language) == decision:
+            return Outcome(outcome=f"answered {meant[0]}")
+    # Nothing is asked of this person, or somebody decided first: the message is one like any other.
+    order = (message.id, message.update_id)
+    locks.announce(request.session_key, Announcement(turn_id=request.turn_id, order=order))
+    return Outcome(outcome=QUEUED)
+
+
+def _noted(delivered: Iterable[str]) -> tuple[str, int] | None:
+    """The turn and number of the question this message was taken for, when it came before."""
+    part = next((part for part in delivered if part.startswith(ANSWERS)), None)
+    if part is None:
+        return None
+    turn, number = part.removeprefix(ANSWERS).split(" ")
+    return turn, int(number)

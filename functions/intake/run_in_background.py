@@ -14,11 +14,13 @@ from functions.intake.tell_failure import told
 
 
 def run(request: Request) -> Outcome:
-    """Run the command; nobody else would hear of its failure, so the chat is told here."""
+    """Run the command; nobody else would hear of its failure, so the chat is told here. A bug is raised, too."""
     try:
         with aws.translated():
             return run_command.run(request)
-    except StepgramError as error:
+    except BaseException as error:
         logger.error("not carried out", route=request.envelope.route, error=type(error).__name__, cause=str(error))
         told(request, type(error).__name__)
-        return Outcome(outcome="told")
+        if isinstance(error, StepgramError):
+            return Outcome(outcome="told")
+        raise

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.budget import settle, spent
+from functions.common.budget import crossed, settle
 from functions.common.links import Links, links
 from functions.common.observability import StepRequest, step
 from functions.common.sessions import Commit, Pointer, SessionTable
@@ -75,8 +75,7 @@ def handler(request: Request) -> Result:
         version=base.version + 1 if status == "committed" else base.version,
         budgets=[
             Budget(name=budget.name, spent_usd=round(budget.spent, 2), limit_usd=budget.limit)
-            for budget in spent(settings, aws.dynamodb(), request.session_key)
-            if budget.crossed(cost)
+            for budget in crossed(settings, request.session_key, cost)
         ],
         links=links(request.turn_id, request.session_key, base.session_id),
     )

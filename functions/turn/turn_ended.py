@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.budget import settle
+from functions.common.budget import Ledger
 from functions.common.errors import BadInput, BudgetSpent
 from functions.common.observability import StepRequest, logger, measure, parse, working
 from functions.common.settings import LedgerSettings
@@ -65,10 +65,12 @@ def look_after(detail: StatusChange, context: Any) -> dict[str, Any]:
     keys = {"turn_id": detail.name, "session_key": key, "state": "TurnEnded"}
     result = release_lock.handler({**keys, "execution": {"RedriveCount": redrives}}, context)
     if redrives == execution.get("redriveCount", 0):
-        if detail.status != "SUCCEEDED":
-            report(keys, execution, redrives)
         with working(StepRequest(**keys)):
-            settle(LedgerSettings.load(), key, detail.name)
+            try:
+                if detail.status != "SUCCEEDED":
+                    report(keys, execution, redrives)
+            finally:  # nobody comes after this one: what cannot be counted raises, and Lambda runs the event again
+                Ledger.of(LedgerSettings.load()).settle(key, detail.name)
             count(execution)
     return result
 

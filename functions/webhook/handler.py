@@ -11,11 +11,11 @@ Telegram delivers an update again until it gets a 2xx, so its redelivery is the 
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import json
 from typing import Any
 
+from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from functions.common import aws
@@ -30,6 +30,9 @@ from functions.webhook.update import Update
 
 COUNTED = ("message", "album", "command", "background")
 """Routes that count against what a user may send in a minute; a button or a stop always goes through."""
+
+INPUT_BYTES = 262_144
+"""Bytes an execution's input may have (Step Functions quotas)."""
 
 NOT_CARRIED_OUT = "failed"
 """The Intake's outcome when what was asked for failed and the chat was told."""
@@ -46,27 +49,25 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     except (ConfigurationError, AwsUnavailable) as error:
         logger.error("the webhook is not configured", error=type(error).__name__, cause=str(error))
         return _answer(500, error="the webhook is not configured")
-    given = event.get("headers", {}).get(SECRET_HEADER, "")
-    if not hmac.compare_digest(given.encode(), expected.encode()):
+    given = str((event.get("headers") or {}).get(SECRET_HEADER, ""))
+    if not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode()):
         logger.warning("wrong or missing webhook secret")
         return _answer(401, error=f"{SECRET_HEADER} is wrong or missing")
     try:
         update = read_update(event)
     except BadInput as error:
-        logger.error("not an Update", cause=str(error))
-        measure(UpdatesNotUnderstood=1)
-        return _answer(200, outcome="not understood", error=str(error))
+        return _not_understood(str(error))
 
     try:
         with aws.translated():
             envelope = admitted(update, settings)
             if envelope.route == "ignored":
                 return _answer(200, outcome="ignored")
-            execution = aws.whole_intake().start_sync_execution(
-                stateMachineArn=settings.intake_arn,
-                input=envelope.model_dump_json(exclude_none=True),
-            )
-    except StepgramError as error:
+            document = envelope.model_dump_json(exclude_none=True)
+            if len(document.encode()) > INPUT_BYTES:
+                return _not_understood(f"{len(document.encode())} bytes are more than an execution takes")
+            execution = aws.whole_intake().start_sync_execution(stateMachineArn=settings.intake_arn, input=document)
+    except (StepgramError, ClientError) as error:
         name = type(error).__name__
         logger.error("the Intake did not start", update_id=update.update_id, error=name, cause=str(error))
         return _answer(503, error="the Intake did not start")
@@ -87,6 +88,12 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return _answer(200, outcome=outcome, turn_id=envelope.turn_id)
 
 
+def _not_understood(why: str) -> dict[str, Any]:
+    logger.error("not an Update", cause=why)
+    measure(UpdatesNotUnderstood=1)
+    return _answer(200, outcome="not understood", error=why)
+
+
 def admitted(update: Update, settings: WebhookSettings) -> Envelope:
     """The update's envelope, after looking whether its sender was allowed since, and writes too fast."""
     admission = Admission(settings.table, aws.dynamodb())
@@ -99,7 +106,7 @@ def admitted(update: Update, settings: WebhookSettings) -> Envelope:
     counts = settings.messages_per_minute and envelope.user is not None
     if not counts or envelope.user is None or envelope.route not in COUNTED:
         return envelope
-    excess = admission.count(envelope.user.id) - settings.messages_per_minute
+    excess = admission.count(envelope.user.id, update.update_id) - settings.messages_per_minute
     if excess <= 0:
         return envelope
     return envelope.model_copy(update={"route": "refused" if excess == 1 else "ignored", "reason": "too_fast"})
@@ -114,7 +121,7 @@ def read_update(event: dict[str, Any]) -> Update:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors())
         raise BadInput(f"not an Update: {problems}") from error
-    except binascii.Error as error:
+    except ValueError as error:  # no base64, no UTF-8
         raise BadInput(f"body: {error}") from error
 
 

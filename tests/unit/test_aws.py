@@ -15,6 +15,7 @@ from functions.common.errors import AwsUnavailable, ConfigurationError
 from functions.common.secrets import secret
 from functions.common.settings import AwsSettings, use_environment
 from stepgram.embedded.stack import EmbeddedStack
+from stepgram.server import Server
 
 
 def refusal(code: str, status: int = 400, **more: Any) -> ClientError:
@@ -42,6 +43,10 @@ def refusal(code: str, status: int = 400, **more: Any) -> ClientError:
         ("TooManyRequestsException", 429),
         ("SomethingNew", 502),
         ("RequestTimeout", 400),
+        ("ResourceConflictException", 409),
+        ("CodeArtifactUserPendingException", 409),
+        ("IncompleteBody", 400),
+        ("BadDigest", 400),
     ],
 )
 def test_what_may_heal_is_aws_unavailable(code: str, status: int) -> None:
@@ -64,6 +69,13 @@ def test_what_may_heal_is_aws_unavailable(code: str, status: int) -> None:
         ("StateMachineDoesNotExist", 400),
         ("NotFoundException", 400),
         ("DisabledException", 400),
+        ("InvalidSignatureException", 400),
+        ("MissingAuthenticationTokenException", 400),
+        ("KmsInvalidStateException", 400),
+        ("DecryptionFailure", 400),
+        ("InvalidRequestException", 400),
+        ("StateMachineDeleting", 400),
+        ("ItemCollectionSizeLimitExceededException", 400),
     ],
 )
 def test_what_somebody_must_set_right_names_action_and_resource(code: str, status: int) -> None:
@@ -98,6 +110,35 @@ def test_a_cancelled_transaction_may_heal_when_all_its_reasons_may(codes: list[s
     found = aws.named(refusal("TransactionCanceledException", CancellationReasons=reasons))
 
     assert isinstance(found, AwsUnavailable) is passing
+
+
+def test_a_cancelled_transaction_that_is_denied_is_a_configuration_error() -> None:
+    reasons = [{"Code": "None"}, {"Code": "AccessDenied"}]
+
+    assert isinstance(
+        aws.named(refusal("TransactionCanceledException", CancellationReasons=reasons)), ConfigurationError
+    )
+
+
+class Cut:
+    """A port that answers 200 with half of a JSON document."""
+
+    def __init__(self) -> None:
+        self.server = Server(self, 0)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "application/x-amz-json-1.0"), ("x-amzn-RequestId", "1")])
+        return [b'{"Item": {"pk": {"S": "a']
+
+
+def test_an_answer_that_is_cut_short_is_no_empty_one(as_function: Any) -> None:
+    """botocore takes it for an item that is not there: a conversation would start over."""
+    cut = Cut()
+    as_function("TurnFunction", AWS_ENDPOINT_URL=cut.server.url)
+
+    with pytest.raises(AwsUnavailable, match="dynamodb:GetItem on t: the answer is cut short"):
+        aws.dynamodb().get_item(TableName="t", Key={"pk": {"S": "x"}})
+    cut.server.stop()
 
 
 def test_no_credentials_is_a_configuration_error() -> None:

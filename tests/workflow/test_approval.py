@@ -181,7 +181,7 @@ def test_a_decision_survives_failures_on_its_way(person: Person, chat: int, faul
     """The Intake's function fails before or after the press is carried out: tried again, then somebody is told."""
     name = person.say(chat, GLOB)
     asked = question(person, chat)
-    faults.fail("AnswerButton", chat, "Lambda.ServiceException", times=5, after=after)
+    faults.fail("AnswerButton", chat, "Lambda.ServiceException", times=3, after=after)
     press(person, chat, asked, 0)
     until(lambda: after or say("not_carried_out", "en", error="Lambda.ServiceException") in person.texts(chat))
     press(person, chat, asked, 0)

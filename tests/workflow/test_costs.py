@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from functions.agent.spending import Spending
+from functions.common import budget
 from functions.common.budget import ALL, Ledger, periods, sums
+from functions.common.errors import AwsUnavailable, TelegramUnavailable
 from functions.common.sessions import SessionTable
+from functions.common.settings import LedgerSettings
 from functions.common.snapshots import RunCost, Snapshots, costs_prefix
+from functions.turn import hydrate, report_failure
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Bucket, Faults, Person, until
@@ -158,7 +164,9 @@ def test_what_a_run_spends_after_it_was_counted_is_counted_later(stack: Embedded
 
 @pytest.mark.parametrize("record", ["{}", "nonsense", '{"run": "0", "model": "m", "cost_usd": 1}',
                                     '{"run": "000000000000", "model": "m", "cost_usd": -5}',
-                                    '{"run": "000000000000", "model": "m", "cost_usd": NaN}'])  # fmt: skip
+                                    '{"run": "000000000000", "model": "m", "cost_usd": NaN}',
+                                    '{"run": "000000000000", "model": "m", "cost_usd": 1e200}',
+                                    json.dumps({"run": "0" * 12, "model": "m" * 9999, "cost_usd": 1})])  # fmt: skip
 def test_a_record_that_is_none_counts_nothing_and_fails_nothing(stack: EmbeddedStack, chat: int, record: str) -> None:
     outputs, endpoint, key = stack.deployment.outputs, stack.addresses.aws, f"{chat}:0"
     SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).works_in(key, "t", f"session-{chat}", False)
@@ -167,6 +175,65 @@ def test_a_record_that_is_none_counts_nothing_and_fails_nothing(stack: EmbeddedS
 
     assert ledger(stack).settle(key, "t") == 0
     assert total(stack, key) == 0
+
+
+@pytest.mark.parametrize("broken", ["telegram does not answer", "the sums are busy"])
+def test_what_an_ended_turn_cost_is_counted_whatever_fails_beside_it(
+    stack: EmbeddedStack, person: Person, chat: int, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Nobody comes after the rule on ended Turns: it counts before it gives up, or is run again."""
+    failures = [1]
+
+    def fails_once(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            failures.pop()
+            raise TelegramUnavailable("down") if broken.startswith("telegram") else AwsUnavailable("busy")
+        return original(*arguments, **more)
+
+    where, name = (report_failure, "tell") if broken.startswith("telegram") else (Ledger, "_count")
+    turn = person.say(chat, "!slow 60")
+    person.wait_for_state(turn, "RunAgent")
+    session = session_of(stack, chat)
+    until(lambda: bool(records(stack, session, turn)))
+    original = getattr(where, name)
+    monkeypatch.setattr(where, name, fails_once)
+
+    person.step_functions.stop_execution(executionArn=person.arn(turn), error="StoppedByOperator")
+
+    until(lambda: total(stack, f"{chat}:0") > 0)
+    assert failures == []
+
+
+def test_sums_that_cannot_be_read_after_the_commit_cost_a_warning_and_not_the_answer(
+    person: Person, chat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*arguments: Any) -> Any:
+        raise AwsUnavailable("BatchGetItem left out some")
+
+    spent = budget.spent
+    calls: list[str] = []
+
+    def after_the_commit(*arguments: Any) -> Any:
+        calls.append("read")
+        return spent(*arguments) if len(calls) == 1 else busy()  # Hydrate reads them, too
+
+    monkeypatch.setattr(budget, "spent", after_the_commit)
+    monkeypatch.setattr(hydrate, "spent", after_the_commit)
+
+    assert person.ask(chat, "hello").output["outcome"] == "DELIVERED"
+    assert len(calls) == 2
+
+
+def test_a_sum_that_dynamodb_refuses_fails_no_step(stack: EmbeddedStack, chat: int) -> None:
+    class Refusing:
+        def get_item(self, **given: Any) -> Any:
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": "Number overflow"}}, "GetItem")
+
+    outputs = stack.deployment.outputs
+    settings = LedgerSettings(table=outputs["SessionTable"], bucket=outputs["SessionBucket"])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Ledger, "of", lambda _: Ledger("t", Refusing(), None))  # type: ignore[arg-type]
+        assert budget.settle(settings, f"{chat}:0", "t") == 0.0
 
 
 def event(kind: str, usage: dict[str, int]) -> dict[str, Any]:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from functions.common.admission import Admission
+from functions.common.approvals import Decision
+from functions.common.errors import AwsUnavailable
+from functions.common.progress import ProgressTable
 from functions.common.texts import say
-from functions.intake import time_travel
+from functions.intake import answer_question, stop_turn, time_travel
+from functions.webhook.handler import SECRET_HEADER
+from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer, failure
+from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.telegram import BotApiError
 from tests.conftest import ROOT, Faults, Person, until
+from tests.workflow.test_approval import GLOB, question
 from tests.workflow.test_files import PNG, send
+
+Call = Callable[[str, dict[str, Any]], Answer]
 
 INTAKE = json.loads((ROOT / "statemachine" / "intake.asl.json").read_text())
 MESSAGES = {"JoinAlbum", "Announce", "AnswerQuestion", "StartTurn", "TellFailure"}
@@ -35,9 +46,17 @@ def test_all_of_the_intake_fits_into_the_webhooks_time() -> None:
     states = INTAKE["States"]
 
     assert INTAKE["TimeoutSeconds"] < 27
+    assert "Retry" not in states["TellFailure"]
     for name, state in states.items():
         if state["Type"] == "Task" and name not in MESSAGES:
-            assert state["TimeoutSeconds"] + states["TellFailure"]["TimeoutSeconds"] < INTAKE["TimeoutSeconds"]
+            tries = 1 + sum(rule["MaxAttempts"] for rule in state["Retry"])
+            pauses = sum(
+                rule["IntervalSeconds"] * rule["BackoffRate"] ** n
+                for rule in state["Retry"]
+                for n in range(rule["MaxAttempts"])
+            )
+            longest = tries * state["TimeoutSeconds"] + pauses + states["TellFailure"]["TimeoutSeconds"]
+            assert longest < INTAKE["TimeoutSeconds"], f"{name} may take {longest} seconds"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +85,7 @@ def test_a_failure_that_cannot_even_be_told_ends_quietly(person: Person, chat: i
 
 
 def test_aws_that_is_busy_for_a_moment_costs_no_command(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("RunCommand", chat, "AwsUnavailable", times=2)
+    faults.fail("RunCommand", chat, "AwsUnavailable", times=1)
 
     assert person.command(chat, "/whoami")["outcome"] == "command whoami"
 
@@ -120,6 +139,128 @@ def test_a_long_command_delivered_twice_answers_once(person: Person, chat: int) 
 
     names = [m["document"]["file_name"] for m in person.replies(chat) if "document" in m]
     assert len(names) == len(set(names)) > 0
+
+
+def once(function: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """The function, whose first call fails after nothing was done."""
+    failures = [error]
+
+    def failing(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return function(*arguments, **more)
+
+    return failing
+
+
+def test_a_message_that_answers_a_question_is_not_lost_when_aws_is_busy_once(
+    person: Person, chat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = person.say(chat, GLOB)
+    question(person, chat)
+    monkeypatch.setattr(answer_question, "settle", once(answer_question.settle, AwsUnavailable("busy once")))
+
+    answer = person.command(chat, "No, look elsewhere")
+
+    assert answer["outcome"] == f"answered {name}"
+    assert person.wait(name).output["outcome"] == "DELIVERED"
+    assert "No, look elsewhere" in person.texts(chat)[-1]
+
+
+def test_a_message_that_comes_when_somebody_decided_already_becomes_a_turn(
+    person: Person, chat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A button is pressed between the look at the question and the answer to it: the words are not lost."""
+    name = person.say(chat, GLOB)
+    question(person, chat)
+    settle = answer_question.settle
+
+    def pressed_first(approvals: Any, table: Any, bot: Any, asked: Any, decision: Any, language: str) -> Any:
+        settle(approvals, table, bot, asked, Decision(choice="allow", by="You"), language)
+        return settle(approvals, table, bot, asked, decision, language)
+
+    monkeypatch.setattr(answer_question, "settle", pressed_first)
+    sent = person.stack.telegram.say(chat, "hello")
+
+    assert person.wait(name).output["outcome"] == "DELIVERED"
+    assert person.wait(f"c{chat}-t0-u{sent['update_id']}").output["outcome"] == "DELIVERED"
+    assert person.texts(chat)[-1].startswith("You said: hello")
+
+
+def test_a_stop_is_heard_although_aws_is_busy_once(person: Person, chat: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = person.say(chat, "!slow 60")
+    person.wait_for_state(name, "RunAgent")
+    monkeypatch.setattr(ProgressTable, "stop", once(ProgressTable.stop, AwsUnavailable("busy once")))
+
+    assert person.command(chat, "/stop")["outcome"] == f"stopping {name}"
+    assert person.wait(name).output["outcome"] == "STOPPED"
+
+
+def test_a_stop_at_a_question_is_heard_although_aws_is_busy_once(
+    person: Person, chat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = person.say(chat, GLOB)
+    question(person, chat)
+    monkeypatch.setattr(stop_turn, "settle", once(stop_turn.settle, AwsUnavailable("busy once")))
+
+    person.command(chat, "/stop")
+
+    assert person.wait(name).output["outcome"] == "STOPPED"
+
+
+def test_a_bug_in_a_long_command_is_told_too(person: Person, chat: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    person.ask(chat, "hello")
+
+    def broken(*arguments: Any, **more: Any) -> Any:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(time_travel, "export", broken)
+    person.command(chat, "/debug")
+
+    assert person.texts(chat)[-1] == say("not_carried_out", "en", error="KeyError")
+
+
+def test_a_message_delivered_again_counts_once_against_the_senders_pace(stack: EmbeddedStack, chat: int) -> None:
+    admission = Admission(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws))
+
+    counted = [admission.count(chat, update) for update in (7, 7, 7, 8, 7)]
+
+    assert counted in ([1, 1, 1, 2, 2], [1, 1, 1, 1, 1], [1, 1, 1, 2, 1], [1, 1, 1, 1, 2])  # a minute may begin
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"headers": None, "body": "{}"},
+        {"body": "{}"},
+        {"headers": {SECRET_HEADER: "\ud800"}, "body": "{}"},
+    ],
+)
+def test_a_call_without_readable_headers_is_refused(call: Call, event: dict[str, Any]) -> None:
+    assert json.loads(call("WebhookFunction", event).payload)["statusCode"] == 401
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"body": "\ud800"},
+        {"body": "é", "isBase64Encoded": True},
+        {"body": "A", "isBase64Encoded": True},
+        {"body": None},
+        {"body": json.dumps({"update_id": 5, "message": {
+            "message_id": 1, "date": 1, "chat": {"id": 5, "type": "private"}, "from": {"id": 5, "is_bot": False,
+            "first_name": "x"}, "text": "x" * 300_000}})},
+    ],
+)  # fmt: skip
+def test_a_body_that_cannot_become_a_turn_is_acknowledged_and_counted(
+    stack: EmbeddedStack, call: Call, body: dict[str, Any]
+) -> None:
+    secrets = client("secretsmanager", stack.addresses.aws)
+    secret = secrets.get_secret_value(SecretId=stack.deployment.outputs["WebhookSecretId"])["SecretString"]
+
+    answer = json.loads(call("WebhookFunction", {"headers": {SECRET_HEADER: secret}, **body}).payload)
+
+    assert (answer["statusCode"], json.loads(answer["body"])["outcome"]) == (200, "not understood")
 
 
 def test_a_message_whose_way_fails_is_delivered_again_and_not_lost(person: Person, chat: int) -> None:
