@@ -24,7 +24,7 @@ from stepgram.embedded.telegram.updates import method_models
 from stepgram.embedded.template import FunctionSpec
 from stepgram.executions import ExecutionDetail, detail
 
-TURN_SECONDS = 90.0
+TURN_SECONDS = 200.0
 _chats = itertools.count(500_001)
 
 

@@ -57,6 +57,9 @@ from functions.common.snapshots import Manifest, Snapshots, session_prefix
 from functions.common.versions import debug_key
 from functions.common.workspace import Captured, Limits, Workspace
 
+WORDS_SECONDS, WORDS_LOOKS = 2.0, 20
+"""How long, and how often, a refusal's words are looked for in the CLI's log."""
+
 INTERRUPT_SECONDS = 4.0
 """How long the CLI may take to end a run that was interrupted; it takes some 20 ms."""
 
@@ -328,9 +331,10 @@ class Conversation:
                 return await self._receive(watch, over)
             if isinstance(message, SystemMessage) and message.subtype == "api_retry":
                 watch.busy(True)
-                words = self._endpoints_words() if message.data.get("error_status") else ""
-                self._given_up = self._patience.ends(message.data, words)
+                self._given_up = self._patience.ends(message.data, self._endpoints_words(message))
                 if self._given_up is not None:
+                    await self._heard_words(message)
+                    self._given_up = self._patience.ends(message.data, self._endpoints_words(message))
                     over.set()
             if isinstance(message, StreamEvent | AssistantMessage | UserMessage) and not message.parent_tool_use_id:
                 self._hear(message, watch)
@@ -377,8 +381,17 @@ class Conversation:
         self._patience.answered()
         watch.busy(False)
 
-    def _endpoints_words(self) -> str:
-        """What the model's endpoint said last in a refusal; empty when there is nothing."""
+    async def _heard_words(self, retry: SystemMessage) -> None:
+        """Wait a moment for the words of a refusal: the CLI's log may come after its message."""
+        for _ in range(WORDS_LOOKS):
+            if self._endpoints_words(retry) or not retry.data.get("error_status"):
+                return
+            await asyncio.sleep(WORDS_SECONDS / WORDS_LOOKS)
+
+    def _endpoints_words(self, retry: SystemMessage) -> str:
+        """What the model's endpoint said last in a refusal; empty when there is nothing, or was no answer."""
+        if not retry.data.get("error_status"):
+            return ""
         with self._debug.open("rb") as log:
             log.seek(max(0, self._debug.stat().st_size - DEBUG_TAIL_BYTES))
             found = API_ERROR.findall(log.read())

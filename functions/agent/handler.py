@@ -106,8 +106,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 def renew_connections() -> None:
     """Let the clients that outlive an invocation connect anew (S3's does not): after a long freeze their connections
     are dead, and one whose end was not heard of costs its timeout, 20 seconds."""
-    for client in (aws.kms(), aws.lambda_()):
-        client.close()
+    aws.forget_clients()
 
 
 def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSummary:

@@ -87,6 +87,11 @@ def _session() -> boto3.session.Session:
     return boto3.session.Session()
 
 
+def forget_clients() -> None:
+    """Let the next call to each service be made by a new client, on a new connection."""
+    _client.cache_clear()
+
+
 @lru_cache(maxsize=64)
 def _client(service: str, settings: AwsSettings, attempts: int = 3, read_seconds: int = READ_SECONDS) -> Any:
     return _made(service, settings, _keys(), attempts, read_seconds)

@@ -126,7 +126,8 @@ class StepFunctions:
     def executions(self, machine_arn: str | None = None) -> list[Any]:
         """All STANDARD executions, oldest first."""
         found = [e for m in self._backend.state_machines for e in list(m.executions)]
-        wanted = [e for e in found if e.sm_type == StateMachineType.STANDARD]
+        # One that is being made has no status yet.
+        wanted = [e for e in found if e.sm_type == StateMachineType.STANDARD and e.exec_status is not None]
         return sorted((e for e in wanted if machine_arn in (None, e.state_machine.arn)), key=lambda e: e.start_date)
 
     def _execution(self, arn: str) -> Any:

@@ -116,7 +116,8 @@ def test_the_outbox_is_sent_when_it_changes(person: Person, chat: int) -> None:
 
 
 LOOK = (
-    "find / -name 'of-chat-[a]*' -not -path '/proc/*' 2>/dev/null; "
+    "find / '(' -path /proc -o -path /sys -o -name site-packages -o -name .git ')' -prune "
+    "-o -name 'of-chat-[a]*' -print 2>/dev/null; "
     "cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n' | grep '[O]F_CHAT_A'; "
     "ps -eo args | grep '[o]f-chat-a'; echo looked"
 )
