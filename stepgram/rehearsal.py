@@ -180,11 +180,13 @@ class Rehearsal:
             time.sleep(LOOK_SECONDS)
 
     def _until(self, what: str, look: Callable[[], Found | None], turn: str | None = None) -> Found:
-        """What `look` finds, once it does; a turn that has failed meanwhile ends the wait."""
+        """What `look` finds, once it does; a turn that has failed meanwhile ends the wait, and so does a refusal."""
         until = time.monotonic() + WAIT_SECONDS
         while not (found := look()):
             if turn is not None and self._ended(turn):
                 raise Wrong(f"{what} did not come: {outcome(self._turn(turn))}")
+            if self.refusals():
+                raise Wrong(f"{what} did not come: IAM refused what it needs")
             if time.monotonic() > until:
                 raise Wrong(f"{what} did not come within {WAIT_SECONDS:.0f} seconds; the chat shows: {self._last()}")
             time.sleep(LOOK_SECONDS)
@@ -201,7 +203,7 @@ class Rehearsal:
         return turn
 
     def refusals(self) -> list[str]:
-        """What IAM refused so far, by function and action."""
+        """What IAM refused so far, by function or state machine and action."""
         return [
             f"{logical(name)} is denied {action} on {resource}" for name, action, resource in self._stack.access.refused
         ]
@@ -221,7 +223,7 @@ def shown(message: dict[str, Any]) -> str:
 
 
 def logical(name: str) -> str:
-    """A function's logical id by its name on the stack; any other name stays."""
+    """The logical id of a function or state machine by its name on the stack; any other name stays."""
     return name.removeprefix(f"{STACK}-")
 
 

@@ -43,7 +43,7 @@ PLATFORM = {
     "States.Permissions": "The state machine's role lacks a permission: deploy the template as it is, then rerun.",
     "Lambda.TooManyRequestsException": "Lambda's concurrency is used up: raise the account's quota, then rerun.",
     "Lambda.ServiceException": "Lambda failed for minutes: look at the AWS Health Dashboard, then rerun.",
-    "Lambda.AWSLambdaException": "Lambda refused the call: see that the function exists, then rerun.",
+    "Lambda.AWSLambdaException": "Lambda refused the call: see that the function exists and may be called, then rerun.",
     "Lambda.SdkClientException": "Step Functions could not reach Lambda: look at the AWS Health Dashboard, then rerun.",
     "Lambda.ClientExecutionTimeoutException": "Lambda did not answer Step Functions in time: rerun.",
     "Runtime.OutOfMemory": "The function needed more memory than it has: raise it (AgentMemory), then rerun.",

@@ -1,7 +1,9 @@
-"""IAM on the embedded stack: each function may do what the template's policies allow, and nothing else.
+"""IAM on the embedded stack: functions and state machines may do what the template's policies allow, and nothing else.
 
-A function signs with a key of its own; whoever takes a role gets keys that are narrowed by the session policy, as STS
-makes them. Every other key (the operator's, the interpreter's) may do everything. Signatures are not checked.
+A function signs with a key of its own, a Task with its state machine's; whoever takes a role gets keys that are
+narrowed by the session policy, as STS makes them. Every other key (the operator's) may do everything. Signatures are
+not checked, nor who may invoke a function as a service: SAM writes that permission from the very event that the
+route or rule comes from, so none can lack it.
 Sources: IAM policy evaluation (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html),
 the actions and resources of each service (Service Authorization Reference), AssumeRole's session policies, and S3's
 403 instead of 404 for who may not list (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html).
@@ -74,8 +76,10 @@ class Access:
         self._key: dict[str, str] | None = kept.get("key")
         self.refused: list[tuple[str, str, str]] = []
         """Whose request was refused for want of a permission, the action and the resource; in order."""
-        self.functions: dict[str, list[Statement]] = {}
-        """What each function's policies say."""
+        self.policies: dict[str, list[Statement]] = {}
+        """What the policies say of each function, by its name, and of each state machine, by its role's name."""
+        self.machines: dict[str, str] = {}
+        """The state machine that acts by a role, by the role's name."""
         self.acting: dict[str, str] = {}
         """The ARN of each function's role."""
         self.roles: dict[str, list[Statement]] = {}
@@ -113,14 +117,14 @@ class Access:
     def restricted(self, environ: Mapping[str, Any]) -> bool:
         """Whether the request is signed with a key that is checked."""
         key = _key_of(environ)
-        return key in self.functions or key.startswith(TEMPORARY)
+        return key in self.policies or key.startswith(TEMPORARY)
 
     def check(self, environ: Mapping[str, Any], body: bytes) -> None:
         """Raise Denied when the request's key does not allow what it asks for."""
         key = _key_of(environ)
         for wanted in actions(environ, body):
             service = wanted.action.partition(":")[0]
-            if key not in self.functions and self._taken.get(key, {"expires": 0})["expires"] < time.time():
+            if key not in self.policies and self._taken.get(key, {"expires": 0})["expires"] < time.time():
                 raise Denied(service, "ExpiredToken", "The provided token has expired.")
             trusted = wanted.action != "sts:AssumeRole" or self.acting.get(key) in self.trusts.get(wanted.resource, [])
             if not trusted or not all(allows(statements, wanted) for statements in self._statements(key)):
@@ -129,13 +133,15 @@ class Access:
                 raise Denied(service, "AccessDenied" if service == "s3" else "AccessDeniedException", message, 403)
 
     def _who(self, key: str) -> str:
-        """The function, or the role that was taken."""
-        return key if key in self.functions else str(self._taken[key]["role"]).rpartition("/")[2]
+        """The function, the state machine, or the role that was taken."""
+        if key in self.policies:
+            return self.machines.get(key, key)
+        return role_name(self._taken[key]["role"])
 
     def _statements(self, key: str) -> list[list[Statement]]:
-        """The policies that must all allow: a function's own, or a role's and the session's."""
-        if key in self.functions:
-            return [self.functions[key]]
+        """The policies that must all allow: a function's or state machine's own, or a role's and the session's."""
+        if key in self.policies:
+            return [self.policies[key]]
         taken = self._taken[key]
         own = self.roles.get(taken["role"], [])
         return [own] if taken["policy"] is None else [own, taken["policy"]]
@@ -144,6 +150,11 @@ class Access:
         """Whether the key may list the whole bucket: only then S3 says that an object is not there."""
         wanted = Wanted("s3:ListBucket", f"arn:aws:s3:::{bucket}")
         return all(allows(statements, wanted) for statements in self._statements(_key_of(environ)))
+
+
+def role_name(arn: str) -> str:
+    """A role's name, by its ARN; Tasks sign with it as their key id, in which there is no slash."""
+    return arn.rpartition("/")[2]
 
 
 def allows(statements: list[Statement], wanted: Wanted) -> bool:

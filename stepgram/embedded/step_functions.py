@@ -8,6 +8,7 @@
 - `States.ALL` does not match States.Runtime and States.DataLimitExceeded.
 - A task token works once: the second answer gets TaskTimedOut.
 - Executions can be saved and restored; one that ran goes on from the state it was in.
+- Each Task is signed for by its state machine's role (`iam.py`), and a refusal has the name it has on AWS.
 
 Sources: the AWS Step Functions API reference, and "Restarting state machine executions with redrive" in the developer
 guide (https://docs.aws.amazon.com/step-functions/latest/dg/redrive-executions.html).
@@ -24,19 +25,32 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+import boto3
 import botocore.session
+from botocore.config import Config
+from botocore.exceptions import ClientError
 from moto.core.config import default_user_config
 from moto.settings import moto_server_port
 from moto.stepfunctions.parser.api import ExecutionStatus, HistoryEventType, StateMachineType
+from moto.stepfunctions.parser.asl.component.common.error_name.custom_error_name import CustomErrorName
 from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
+from moto.stepfunctions.parser.asl.component.common.error_name.failure_event import FailureEvent
 from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name import StatesErrorName
 from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import StatesErrorNameType
+from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import TimeoutSeconds
 from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.credentials import StateCredentials
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
     state_task_service_dynamodb,
     state_task_service_lambda,
     state_task_service_sfn,
+)
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_dynamodb import (
+    StateTaskServiceDynamoDB,
+)
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_lambda import (
+    StateTaskServiceLambda,
 )
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (
     StateTaskServiceSfn,
@@ -51,13 +65,15 @@ from moto.stepfunctions.parser.asl.eval.program_state import (
     ProgramTimedOut,
 )
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
-from moto.stepfunctions.parser.asl.utils import boto_client, json_path
+from moto.stepfunctions.parser.asl.utils import json_path
 from moto.stepfunctions.parser.backend.execution import (
     BaseExecutionWorkerCommunication,
     Execution,
     SyncExecution,
 )
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend, stepfunctions_parser_backends
+
+from stepgram.embedded.iam import role_name
 
 _making = threading.Lock()
 
@@ -71,6 +87,19 @@ UNCATCHABLE = [
 """What `States.ALL` does not match (developer guide, "Handling errors in Step Functions workflows")."""
 
 ENDED = (ExecutionStatus.FAILED, ExecutionStatus.ABORTED, ExecutionStatus.TIMED_OUT)
+
+REFUSED = {
+    StateTaskServiceLambda: "Lambda.AWSLambdaException",
+    StateTaskServiceDynamoDB: "DynamoDB.AmazonDynamoDBException",
+    StateTaskServiceSfn: "StepFunctions.AWSStepFunctionsException",
+}
+"""What a Task fails with when the state machine's role may not do it: not AccessDeniedException, which is in the cause.
+
+Lambda's as reported (https://github.com/awslabs/aws-deployment-framework/issues/460). The others by the same rule, that
+an error without a class of its own has the service's base class in the SDK for Java: DynamoDB's
+https://github.com/alexa-samples/skill-sample-python-highlowgame/issues/1, Step Functions'
+https://github.com/localstack/localstack/pull/1869. They were not seen in an account.
+"""
 
 Reply = tuple[int, dict[str, Any]]
 """An HTTP status and the JSON body of an API answer."""
@@ -399,16 +428,29 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-@lru_cache(maxsize=16)
-def _client_at(port: int, region: str, service: str) -> Any:
-    """moto's own client."""
-    return boto_client.boto_client_for(region=region, service=service)
+@lru_cache(maxsize=32)
+def _client_at(port: int, region: str, service: str, role: str) -> Any:
+    """A client like moto's own, which signs for a state machine's role."""
+    seconds = TimeoutSeconds.DEFAULT_TIMEOUT_SECONDS
+    return boto3.client(
+        service,  # type: ignore[call-overload]
+        region_name=region,
+        endpoint_url=f"http://localhost:{port}",
+        aws_access_key_id=role_name(role),
+        aws_secret_access_key="any",
+        config=Config(
+            parameter_validation=False,
+            retries={"total_max_attempts": 1},
+            connect_timeout=seconds,
+            read_timeout=seconds,
+        ),
+    )
 
 
-def _client_for(region: str, service: str, state_credentials: Any = None) -> Any:
-    """One client per service and port: moto makes one for every task, which took a quarter of a turn's time."""
+def _client_for(region: str, service: str, state_credentials: StateCredentials) -> Any:
+    """One client per service, role and port: moto makes one for every task, which took a quarter of a turn's time."""
     with _making:
-        return _client_at(moto_server_port(), region, service)
+        return _client_at(moto_server_port(), region, service, state_credentials.role_arn)
 
 
 def _remember() -> None:
@@ -457,6 +499,8 @@ def _patch(additions: StepFunctions) -> None:
         additions.on_change(self.execution)
 
     BaseExecutionWorkerCommunication.terminated = terminated
+    for service, name in REFUSED.items():
+        _name_refusals(service, name)
     matches = getattr(ErrorEqualsDecl, "_stepgram_original", ErrorEqualsDecl._eval_body)
     ErrorEqualsDecl._stepgram_original = matches
 
@@ -467,3 +511,20 @@ def _patch(additions: StepFunctions) -> None:
             matches(self, env)
 
     ErrorEqualsDecl._eval_body = eval_body
+
+
+def _name_refusals(service: Any, name: str) -> None:
+    """Give a Task that was refused the name of its error on AWS; moto makes one of the error's code."""
+    original = getattr(service, "_stepgram_from_error", service._from_error)
+    service._stepgram_from_error = original
+
+    def from_error(self: Any, env: Any, ex: Exception) -> FailureEvent:
+        failure: FailureEvent = original(self, env, ex)
+        if not isinstance(ex, ClientError) or ex.response["Error"]["Code"] != "AccessDeniedException":
+            return failure
+        details = {**failure.event_details["taskFailedEventDetails"], "error": name}
+        return FailureEvent(
+            env, CustomErrorName(name), failure.event_type, EventDetails(taskFailedEventDetails=details)
+        )
+
+    service._from_error = from_error

@@ -20,7 +20,7 @@ from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
 from stepgram.embedded.client import ACCOUNT, REGION
-from stepgram.embedded.iam import Access, Statement
+from stepgram.embedded.iam import Access, Statement, role_name
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -153,12 +153,16 @@ def deploy(
         for role in policy["Roles"]:
             policies[role["Ref"]] += [resolve(statement) for statement in policy["PolicyDocument"]["Statement"]]
     arns = {k: str(resolve({"Fn::GetAtt": [k, "Arn"]})) for k in roles}
-    access.functions = {spec.name: policies[f"{k}Role"] for k, spec in specs.items()}
+    acting = {k: role_name(str(resolve(resources[k]["Properties"]["RoleArn"]))) for k in machines}
+    access.machines = {role: names[k] for k, role in acting.items()}
+    access.policies = {spec.name: policies[f"{k}Role"] for k, spec in specs.items()}
+    access.policies |= {role: policies[f"{k}Role"] for k, role in acting.items()}
     access.acting = {spec.name: arns[f"{k}Role"] for k, spec in specs.items()}
     access.roles = {arns[k]: found for k, found in policies.items()}
     access.trusts = {arns[k]: _trusted(properties, resolve) for k, properties in roles.items()}
     for logical_id, machine in machines.items():
-        _create_machine(logical_id, machine["Properties"], path.parent, resolve, clients.step_functions)
+        role = str(resolve(resources[logical_id]["Properties"]["RoleArn"]))
+        _create_machine(machine["Properties"], role, path.parent, resolve, clients.step_functions)
     return Deployment(
         outputs=outputs,
         functions={spec.name: spec for spec in specs.values()},
@@ -279,12 +283,11 @@ def _spec(logical_id: str, properties: dict[str, Any], source: dict[str, Any], r
 
 
 def _create_machine(
-    logical_id: str, properties: dict[str, Any], folder: Path, resolve: Resolver, step_functions: SFNClient
+    properties: dict[str, Any], role: str, folder: Path, resolve: Resolver, step_functions: SFNClient
 ) -> None:
     definition = (folder / properties["DefinitionUri"]).read_text(encoding="utf-8")
     for name, value in properties["DefinitionSubstitutions"].items():
         definition = definition.replace(f"${{{name}}}", str(resolve(value)))
-    role = f"arn:aws:iam::{ACCOUNT}:role/{logical_id}"
     step_functions.create_state_machine(
         name=str(resolve(properties["Name"])), definition=definition, roleArn=role, type=properties["Type"]
     )

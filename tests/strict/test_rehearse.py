@@ -97,6 +97,24 @@ def test_a_permission_left_out_of_the_template_is_named(broken: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("machine", "statement", "named"),
+    [
+        ("Intake", "Action: states:StartExecution", "Intake is denied states:StartExecution on arn:aws:states:"),
+        ("Turn", "Action: lambda:InvokeFunction", "Turn is denied lambda:InvokeFunction on arn:aws:lambda:"),
+    ],
+)
+def test_a_permission_a_state_machine_lacks_is_named(broken: Path, machine: str, statement: str, named: str) -> None:
+    left_out = rf"(\n  {machine}:.*?)\n            - {{Effect: Allow, {statement},[^\n]*"
+    change(broken / "template.yaml", left_out, r"\1")
+
+    done = rehearse("--root", str(broken))
+
+    assert done.returncode == 1
+    assert named in done.stdout.rpartition("This would not deploy:")[2]
+
+
+@pytest.mark.timeout(300)
 def test_what_lambda_refuses_at_the_agents_import_is_named(broken: Path) -> None:
     with (broken / "functions" / "agent" / "handler.py").open("a") as file:
         file.write(

@@ -1,7 +1,8 @@
-"""Who may touch what: the agent one session, for an hour; every function what the template's policies allow."""
+"""Who may touch what: the agent one session, for an hour; every function and state machine what the template allows."""
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from botocore.exceptions import ClientError
 from functions.common import access
 from functions.common.errors import BadInput
 from functions.common.settings import AccessSettings, use_environment
-from stepgram.embedded.client import REGION, client
+from stepgram.embedded.client import ACCOUNT, REGION, client
 from stepgram.embedded.iam import Wanted, allows
 from stepgram.embedded.stack import EmbeddedStack
 
@@ -177,6 +178,70 @@ def test_a_function_may_do_what_its_policy_says_and_no_more(stack: EmbeddedStack
     assert refused(lambda: steps.delete_item(TableName=outputs["SessionTable"], Key=key)) == "AccessDeniedException"
     transaction = [{"Delete": {"TableName": outputs["SessionTable"], "Key": key}}]
     assert refused(lambda: steps.transact_write_items(TransactItems=transaction)) == "AccessDeniedException"
+
+
+def test_a_state_machine_may_do_what_its_policy_says_and_no_more(stack: EmbeddedStack) -> None:
+    outputs = stack.deployment.outputs
+    where = {"TableName": outputs["SessionTable"], "Key": {"pk": {"S": "policy:1"}, "sk": {"S": "session"}}}
+    dynamodb, functions, states = (
+        signed_by(stack, s, "stepgram-TurnRole") for s in ("dynamodb", "lambda", "stepfunctions")
+    )
+
+    dynamodb.update_item(**where, UpdateExpression="REMOVE nothing")
+
+    assert refused(lambda: dynamodb.get_item(**where)) == "AccessDeniedException"
+    assert refused(lambda: functions.invoke(FunctionName="stepgram-IntakeFunction")) == "AccessDeniedException"
+    assert refused(lambda: states.start_execution(stateMachineArn=outputs["TurnArn"])) == "AccessDeniedException"
+    assert stack.access.refused[-1] == ("stepgram-Turn", "states:StartExecution", outputs["TurnArn"])
+
+
+@pytest.mark.parametrize(
+    ("task", "parameters", "error", "action"),
+    [
+        (
+            "lambda:invoke",
+            {"FunctionName": "stepgram-IntakeFunction"},
+            "Lambda.AWSLambdaException",
+            "lambda:InvokeFunction",
+        ),
+        (
+            "lambda:invoke.waitForTaskToken",
+            {"FunctionName": "stepgram-IntakeFunction", "Payload": {"token.$": "$$.Task.Token"}},
+            "Lambda.AWSLambdaException",
+            "lambda:InvokeFunction",
+        ),
+        (
+            "dynamodb:getItem",
+            {"TableName": "any", "Key": {"pk": {"S": "any"}}},
+            "DynamoDB.AmazonDynamoDBException",
+            "dynamodb:GetItem",
+        ),
+        (
+            "states:startExecution",
+            {"StateMachineArn": f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:stepgram-turn"},
+            "StepFunctions.AWSStepFunctionsException",
+            "states:StartExecution",
+        ),
+    ],
+)
+def test_a_task_its_machines_role_does_not_allow_fails_as_on_aws(
+    stack: EmbeddedStack, task: str, parameters: dict[str, Any], error: str, action: str
+) -> None:
+    states = client("stepfunctions", stack.addresses.aws)
+    only = {"Type": "Task", "Resource": f"arn:aws:states:::{task}", "Parameters": parameters, "End": True}
+    arn = states.create_state_machine(
+        name=f"refused-{uuid.uuid4()}",
+        type="EXPRESS",
+        definition=json.dumps({"StartAt": "Only", "States": {"Only": only}}),
+        roleArn=f"arn:aws:iam::{ACCOUNT}:role/stepgram-TurnRole",
+    )["stateMachineArn"]
+
+    ended = states.start_sync_execution(stateMachineArn=arn)
+    states.delete_state_machine(stateMachineArn=arn)
+
+    assert (ended["status"], ended["error"]) == ("FAILED", error)
+    assert f"User: stepgram-TurnRole is not authorized to perform: {action} on resource: arn:" in ended["cause"]
+    assert "Error Code: AccessDeniedException" in ended["cause"]
 
 
 @pytest.mark.parametrize(
