@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from stepgram import deployable
 from stepgram.embedded.dockerfile import DockerfileError
 from stepgram.embedded.packages import WANTED, PackageError, Packages, shared_cache
 from stepgram.embedded.stack import EmbeddedStack
@@ -26,6 +27,12 @@ from stepgram.rehearsal import Rehearsal, Wrong, cannot_start, logical
 
 ANY = "RehearsalFunction"
 """A zip function's logical id, as SAM calls the make target with; all of them share one recipe."""
+
+NOT_TRIED = (
+    "Not tried here: the build of the agent's image (the packages of dnf, requirements-mcp.txt), the model on Bedrock, "
+    "the limits of Step Functions on the definitions and the rights of the state machines, the account's quotas."
+)
+"""What the verdict does not cover."""
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -45,6 +52,7 @@ def main() -> None:
     else:
         verdict = "Every function starts from its package." if given.only_start else "This would deploy."
         out.print(f"\n[bold green]{verdict}[/bold green]")
+        out.print(NOT_TRIED, style="dim")
     sys.stdout.flush()
     os._exit(1 if problems else 0)  # the stack's threads are still there: see stepgram/cli.py, run
 
@@ -52,7 +60,11 @@ def main() -> None:
 def rehearse(root: Path, home: Path, only_start: bool = False) -> list[str]:
     """Build, start and play what lies below `root`; what is wrong with it, nothing when it would deploy."""
     try:
+        if problems := _look(root):
+            return problems
         packages = _build(root)
+        if problems := deployable.unzipped(packages.zip(ANY)):
+            return problems
     except (PackageError, DockerfileError) as error:
         return [str(error)]
     with EmbeddedStack(home, environment={}, packages=packages, template=root / "template.yaml") as stack:
@@ -62,6 +74,14 @@ def rehearse(root: Path, home: Path, only_start: bool = False) -> list[str]:
         if problems or only_start:
             return problems
         return _play(Rehearsal(stack), home / "functions.log")
+
+
+def _look(root: Path) -> list[str]:
+    """What the files themselves tell, before anything is built."""
+    began = time.monotonic()
+    problems = deployable.refused(root)
+    _tell(not problems, time.monotonic() - began, "the template, by cfn-lint, and what it fits together with", "")
+    return problems
 
 
 def _build(root: Path) -> Packages:

@@ -28,6 +28,7 @@ from pathlib import Path
 from stepgram.embedded import launcher
 from stepgram.embedded.functions import CONCURRENCY, Answer
 from stepgram.embedded.launcher import Launch
+from stepgram.embedded.limits import RESERVED
 from stepgram.embedded.packages import Package, Packages, Runtime
 from stepgram.embedded.runtime_api import RESPONSE_LIMIT, Invocation, Outcome, RuntimeApi
 from stepgram.embedded.template import FunctionSpec
@@ -307,7 +308,8 @@ def environment(spec: FunctionSpec, package: Package, version: str, api: str, gi
         del own["AWS_LAMBDA_LOG_LEVEL"]
     for name, value in package.environment:
         own[name] = value.replace("${" + name + "}", own.get(name, ""))
-    return {**own, **given}
+    lambdas = {name: value for name, value in own.items() if name in RESERVED}
+    return {**own, **given, **lambdas}
 
 
 def can_isolate(runtime: Runtime) -> bool:

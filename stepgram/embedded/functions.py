@@ -30,6 +30,7 @@ from typing import IO, Any, Protocol
 from urllib.parse import unquote
 
 from functions.common.settings import use_environment
+from stepgram.embedded.limits import RESERVED
 from stepgram.embedded.template import FunctionSpec
 
 PAYLOAD_LIMIT = 6 * 1024 * 1024
@@ -218,8 +219,10 @@ class FunctionHost:
             self.strict.cool_down()
 
     def _environment(self, spec: FunctionSpec) -> dict[str, str]:
+        """What the stack and the template give; the template cannot take Lambda's own variables."""
         own = {"AWS_LAMBDA_FUNCTION_NAME": spec.name, "AWS_ACCESS_KEY_ID": spec.name}
-        return {**self._base, **own, **spec.environment}
+        given = {name: value for name, value in spec.environment.items() if name not in RESERVED}
+        return {**self._base, **own, **given}
 
     def stop(self) -> None:
         """End the agent's processes; zip functions that still run end with this process."""

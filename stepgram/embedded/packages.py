@@ -107,14 +107,14 @@ class Packages:
 
     def zip(self, logical_id: str) -> Path:
         """The folder that `sam build` would make for a zip function; functions with one recipe share it."""
-        recipe = _make(self._functions, logical_id, self._variables(), dry=True)
+        recipe = make(self._functions, logical_id, self._variables(), dry=True)
 
         def build(folder: Path) -> None:
             # As SAM does: in a copy, so that the recipe can use nothing but the code folder.
             with tempfile.TemporaryDirectory() as scratch:
                 source = Path(scratch) / "functions"
                 shutil.copytree(self._functions, source, ignore=shutil.ignore_patterns(*CACHES))
-                _make(source, logical_id, {**self._variables(), "ARTIFACTS_DIR": str(folder)})
+                make(source, logical_id, {**self._variables(), "ARTIFACTS_DIR": str(folder)})
 
         return self._built("zip", [re.sub(r"build-\w+", "", recipe)], self._sources, build)
 
@@ -262,7 +262,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _make(folder: Path, logical_id: str, variables: dict[str, str], dry: bool = False) -> str:
+def make(folder: Path, logical_id: str, variables: dict[str, str], dry: bool = False) -> str:
     """Run SAM's make target of one function, or say what it would do."""
     given = [f"{name}={value}" for name, value in variables.items()]
     options = ["--dry-run", f"ARTIFACTS_DIR={ARTIFACTS}"] if dry else []

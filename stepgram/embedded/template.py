@@ -148,7 +148,7 @@ def deploy(
     _expire(resources, names, resolve, clients)
     specs = {k: _spec(k, resources[k]["Properties"], f, resolve) for k, f in functions.items()}
     roles = {k: r["Properties"] for k, r in resources.items() if r["Type"] == "AWS::IAM::Role"}
-    policies = {k: _statements(properties, resolve) for k, properties in roles.items()}
+    policies = {k: role_statements(properties, resolve) for k, properties in roles.items()}
     for policy in (r["Properties"] for r in resources.values() if r["Type"] == "AWS::IAM::Policy"):
         for role in policy["Roles"]:
             policies[role["Ref"]] += [resolve(statement) for statement in policy["PolicyDocument"]["Statement"]]
@@ -257,7 +257,7 @@ def translate(source: dict[str, Any], parameters: dict[str, str]) -> dict[str, A
     return document
 
 
-def _statements(role: dict[str, Any], resolve: Resolver) -> list[Statement]:
+def role_statements(role: dict[str, Any], resolve: Resolver) -> list[Statement]:
     """The statements of a role's inline policies."""
     policies = [resolve.condition(policy) for policy in role.get("Policies", [])]
     documents = [policy["PolicyDocument"] for policy in policies if policy is not None]

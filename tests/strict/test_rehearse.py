@@ -45,7 +45,8 @@ def change(path: Path, pattern: str, replacement: str) -> None:
 def test_this_checkout_would_deploy() -> None:
     done = rehearse()
 
-    assert "This would deploy." in done.stdout, done.stdout + done.stderr
+    verdict = done.stdout.partition("This would deploy.")[2]
+    assert "Not tried here: the build of the agent's image" in verdict, done.stdout + done.stderr
     assert done.returncode == 0
     assert "✗" not in done.stdout
     for seen in ("You said: Hello", "message 2", "ModelAccessDenied", "42 is the answer", "report.txt", "Stopped"):
@@ -62,6 +63,18 @@ def test_every_handler_of_the_template_starts_with_nothing_but_its_own_package()
     started = re.findall(r"✓ +[\d.]+ s  (\w+) starts", done.stdout)
     assert sorted(started) == sorted(functions), done.stdout + done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.timeout(300)
+def test_what_the_files_tell_is_named_before_anything_is_built(broken: Path) -> None:
+    """Each check is tried in tests/unit/test_deployable.py."""
+    change(broken / "template.yaml", "Timeout: 900", "Timeout: 1200")
+
+    done = rehearse("--root", str(broken))
+
+    assert done.returncode == 1
+    assert "AgentFunction: Timeout 1200 is not between 1 and 900 seconds" in done.stdout
+    assert "make target of sam build" not in done.stdout
 
 
 @pytest.mark.timeout(300)
