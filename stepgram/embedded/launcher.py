@@ -1,10 +1,10 @@
 """Becomes one function's process with what Lambda gives it and nothing else. A script: `python -I -S launcher.py`.
 
 Standard input brings a Launch as JSON. Where the system allows it (root, or user namespaces) the process gets a view
-of its own: the code, the runtime client and Python at Lambda's own paths, read-only; `/tmp` of its own; no process but
-its own. Where it does not, the same folders are used as they are, and TMPDIR stands for `/tmp`. Either way it loses
-its privileges and gets a filter that refuses the `prctl` options that Lambda refuses. With `--probe` it only tries
-whether there can be such a view.
+of its own: the code, the runtime client and Python at Lambda's own paths; `/tmp` of its own, and nothing else that can
+be written; no process but its own. Where it does not, the same folders are used as they are, and TMPDIR stands for
+`/tmp`. Either way it loses its privileges and gets a filter that refuses the `prctl` options that Lambda refuses. With
+`--probe` it only tries whether there can be such a view.
 
 Sources: the paths and variables of Lambda's environments
 (https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html), namespaces(7), user_namespaces(7),
@@ -17,6 +17,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import signal
 import struct
 import sys
@@ -33,6 +34,11 @@ PRCTL = {"x86_64": 157, "aarch64": 167}
 """The number of the system call, by machine (the kernel's unistd headers)."""
 
 TASK, RUNTIME, LANG, TMP = "/var/task", "/var/runtime", "/var/lang", "/tmp"
+WRITABLE = (f"{TMP}/", "/proc/", "/dev/")
+"""Where a function may write: its own `/tmp` and processes, and devices. `/dev/shm` is read-only, as on Lambda."""
+
+OCTAL = re.compile(rb"\\([0-7]{3})")
+"""How mountinfo writes blanks. Compiled here: the standard library's place is covered later."""
 
 
 class Launch(TypedDict):
@@ -110,7 +116,7 @@ def _own_namespaces(user: int | None) -> None:
 
 
 def _own_view(launch: Launch) -> None:
-    """Lambda's paths: /var holds the code, the runtime and Python, read-only; /tmp and /proc are its own.
+    """Lambda's paths: /var holds the code, the runtime and Python; /tmp and /proc are its own, all else is read-only.
 
     Sources may lie below what is covered, so they are opened first.
     """
@@ -125,19 +131,41 @@ def _own_view(launch: Launch) -> None:
         os.makedirs(target, exist_ok=True)
         _mount(f"/proc/self/fd/{source}", target, None, MS_BIND)
         os.close(source)
-        if target != TMP:
-            _read_only(target)
-    _read_only("/var", 0)
     if os.path.isdir("/dev/shm"):
         _mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY)
+    for target in _mounts():
+        if not f"{target}/".startswith(WRITABLE):
+            _read_only(target)
 
 
-def _read_only(target: str, bind: int = MS_BIND) -> None:
-    """Remount read-only; flags that the mount below has locked (user_namespaces(7)) are kept."""
+def _mounts() -> list[str]:
+    """Where something is mounted that can be reached: not what a later mount or its own place's rights cover.
+
+    proc(5): /proc/PID/mountinfo names a mount's id first and its place fifth, with octal escapes;
+    /proc/PID/fdinfo/FD has the id of the mount that a file was opened on.
+    """
+    found = []
+    with open("/proc/self/mountinfo", "rb") as file:
+        listed = [line.split() for line in file]
+    for number, _, _, _, written, *_ in listed:
+        place = OCTAL.sub(lambda escape: bytes([int(escape[1], 8)]), written)
+        try:
+            there = os.open(place, os.O_PATH)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        with open(f"/proc/self/fdinfo/{there}", "rb") as file:
+            if b"mnt_id:\t" + number + b"\n" in file.read():
+                found.append(os.fsdecode(place))
+        os.close(there)
+    return found
+
+
+def _read_only(target: str) -> None:
+    """Remount read-only; flags that the mount has locked (user_namespaces(7)) are kept."""
     flags = os.statvfs(target).f_flag & (os.ST_NODEV | os.ST_NOSUID | os.ST_NOEXEC | os.ST_NOATIME | os.ST_RELATIME)
     kept = {os.ST_NOSUID: 2, os.ST_NODEV: 4, os.ST_NOEXEC: 8, os.ST_NOATIME: 1024, os.ST_RELATIME: 1 << 21}
     known = sum(mount for flag, mount in kept.items() if flags & flag)
-    _mount("none", target, None, MS_REMOUNT | bind | MS_RDONLY | known)
+    _mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | known)
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
-from stepgram.embedded.containers import below, of_user
+from stepgram.embedded import launcher
+from stepgram.embedded.containers import USERS, below, of_user
+from stepgram.embedded.packages import Packages
 from stepgram.embedded.runtime_api import RESPONSE_LIMIT, Invocation, RuntimeApi
 from tests.conftest import until
 from tests.strict.conftest import Tiny
@@ -353,3 +359,59 @@ def test_an_answer_to_an_event_nobody_waits_for_is_refused() -> None:
     assert [wrong.status_code, right.status_code, again.status_code] == [400, 202, 400]
     assert wrong.json()["errorType"] == "InvalidRequestID"
     assert json.loads(api.outcomes.get_nowait().body) == {"a": 1}
+
+
+@pytest.fixture
+def precious() -> Iterator[Path]:
+    """A developer's file that everyone may write, where a container's own folders do not cover it."""
+    home = Path("/opt" if os.getuid() == 0 else Path.home())
+    if not f"{home}/".startswith(("/tmp/", "/var/")):
+        folder = Path(tempfile.mkdtemp(prefix="stepgram-precious-", dir=home))
+        folder.chmod(0o777)
+        (folder / "tmp").mkdir()
+        (folder / "tmp").chmod(0o777)
+        (folder / "file").write_text("mine")
+        (folder / "file").chmod(0o666)
+        yield folder / "file"
+        shutil.rmtree(folder)
+    else:
+        pytest.skip(f"{home} is hidden from containers")
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "as_user", [pytest.param(True, marks=ROOT), False], ids=["a user of its own", "user namespace"]
+)
+def test_nothing_but_tmp_can_be_written_whoever_the_developer_is(
+    packages: Packages, precious: Path, as_user: bool
+) -> None:
+    python = packages.runtime.python
+    nobody = USERS[0] if os.getuid() == 0 else None
+    attempt = "for place in $PLACES; do echo other 2> /dev/null > $place && echo $place; done; true"
+    (precious.parent / "attempt").write_text(f"#!/bin/sh\n({attempt}) 2> /dev/null\n")
+    (precious.parent / "attempt").chmod(0o755)
+    launch = {
+        **dict.fromkeys(("task", "runtime", "lang"), str(precious.parent)),
+        "tmp": str(precious.parent / "tmp"),
+        "python": "attempt",
+        "handler": "",
+        "environment": {"PLACES": f"{precious} /var/task/x /var/x /dev/shm/x /tmp/x /dev/null"},
+        "user": nobody if as_user else None,
+        "isolate": True,
+    }
+
+    done = subprocess.run(
+        [str(python / packages.runtime.command), "-I", "-S", launcher.__file__],
+        input=json.dumps(launch),
+        capture_output=True,
+        text=True,
+        check=False,
+        user=None if as_user else nobody,
+        env={"LD_LIBRARY_PATH": str(python / "lib")},
+        cwd="/",
+    )
+
+    if "unshare" in done.stderr and not as_user:
+        pytest.skip("this system has no user namespaces for everyone")
+    assert done.stdout.split() == ["/tmp/x", "/dev/null"], done.stderr
+    assert precious.read_text() == "mine"
