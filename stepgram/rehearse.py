@@ -30,7 +30,7 @@ ANY = "RehearsalFunction"
 
 NOT_TRIED = (
     "Not tried here: the build of the agent's image (the packages of dnf, requirements-mcp.txt), the model on Bedrock, "
-    "the limits of Step Functions on the definitions and the rights of the state machines, the account's quotas."
+    "the limits of Step Functions on the definitions, the account's quotas."
 )
 """What the verdict does not cover."""
 

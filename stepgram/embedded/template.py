@@ -10,6 +10,7 @@ alarms, their topic and the dashboard. `tests/deploy` creates those elsewhere.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -240,6 +241,7 @@ def _events(functions: dict[str, Any], kind: str) -> list[tuple[str, dict[str, A
 
 def translate(source: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
     """CloudFormation of the SAM document; code is not packaged, since the host runs it from this checkout."""
+    logging.getLogger("samtranslator").setLevel(logging.ERROR)  # it warns of metrics of its own
     fragment = json.loads(json.dumps(source))
     for resource in fragment["Resources"].values():
         properties = resource["Properties"]
