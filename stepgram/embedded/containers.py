@@ -10,6 +10,7 @@ https://docs.aws.amazon.com/lambda/latest/dg/troubleshooting-invocation.html, an
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -42,6 +43,12 @@ LOOK_SECONDS = 0.1
 USERS = range(60_600, 61_100)
 """Users nobody has: a range that systemd's documentation of user ids calls unused."""
 
+FOLDER = "stepgram-container-"
+"""What the names of containers' `/tmp` begin with."""
+
+NEW_SECONDS = 60.0
+"""A folder so young may not be locked yet."""
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MEGABYTE = 1024 * 1024
 
@@ -57,6 +64,7 @@ class Containers:
         self._places = defaultdict[str, threading.Semaphore](lambda: threading.Semaphore(CONCURRENCY))
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        sweep()
         self.isolated = can_isolate(packages.runtime)
         self.limits = _limits(self.isolated)
         self._watch = threading.Thread(target=self._watch_memory, daemon=True, name="memory")
@@ -158,7 +166,11 @@ class Container:
         self._usable = True
         self._api = RuntimeApi()
         self._log = log
-        self._tmp = tempfile.mkdtemp(prefix="stepgram-container-")
+        self._tmp = tempfile.mkdtemp(prefix=FOLDER)
+        self._held = contextlib.ExitStack()
+        folder = os.open(self._tmp, os.O_RDONLY)
+        self._held.callback(os.close, folder)
+        fcntl.flock(folder, fcntl.LOCK_EX)
         if user is not None:
             os.chown(self._tmp, user, user)
         launch: Launch = {
@@ -228,6 +240,7 @@ class Container:
         self._process.wait()
         self._api.close()
         shutil.rmtree(self._tmp, ignore_errors=True)
+        self._held.close()
 
     def _answer(self, outcome: Outcome, request_id: str) -> Answer:
         """What Invoke returns for an outcome."""
@@ -310,6 +323,20 @@ def environment(spec: FunctionSpec, package: Package, version: str, api: str, gi
         own[name] = value.replace("${" + name + "}", own.get(name, ""))
     lambdas = {name: value for name, value in own.items() if name in RESERVED}
     return {**own, **given, **lambdas}
+
+
+def sweep() -> None:
+    """Remove folders that a stack left which was killed. The kernel unlocks a folder when its stack's process ends."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        try:
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(held).st_mtime < time.time() - NEW_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
 
 
 def can_isolate(runtime: Runtime) -> bool:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 import requests
 
 from stepgram.embedded import launcher
-from stepgram.embedded.containers import USERS, below, of_user
+from stepgram.embedded.containers import FOLDER, NEW_SECONDS, USERS, below, of_user, sweep
 from stepgram.embedded.packages import Packages
 from stepgram.embedded.runtime_api import RESPONSE_LIMIT, Invocation, RuntimeApi
 from tests.conftest import until
@@ -415,3 +416,50 @@ def test_nothing_but_tmp_can_be_written_whoever_the_developer_is(
         pytest.skip("this system has no user namespaces for everyone")
     assert done.stdout.split() == ["/tmp/x", "/dev/null"], done.stderr
     assert precious.read_text() == "mine"
+
+
+def test_what_a_killed_stack_left_in_tmp_goes_and_what_another_uses_stays(tiny: Tiny) -> None:
+    tiny.write("def handler(event, context): return 1")
+    tiny.value()
+    (used,) = (container._tmp for containers in tiny.containers._idle.values() for container in containers)
+    left, new = tempfile.mkdtemp(prefix=FOLDER), tempfile.mkdtemp(prefix=FOLDER)
+    (Path(left) / "file").write_text("left")
+    for folder in (used, left):
+        os.utime(folder, times=(0, time.time() - NEW_SECONDS - 1))
+
+    sweep()
+
+    assert [os.path.exists(folder) for folder in (used, left, new)] == [True, False, True]
+    os.rmdir(new)
+
+
+def test_a_folder_is_given_up_when_the_stack_is_killed(tmp_path: Path) -> None:
+    code = f"""
+        import time
+        from pathlib import Path
+        from stepgram.embedded.containers import Container
+        from stepgram.embedded.packages import Packages, shared_cache
+        from stepgram.embedded.template import FunctionSpec
+
+        class Tiny(Packages):
+            def of(self, spec):
+                from stepgram.embedded.packages import Package
+                return Package(Path("/"), spec.handler)
+
+        spec = FunctionSpec("Tiny", "tiny", "arn", "tiny.handler", 3, 128, {{}}, False)
+        one = Container(spec, Tiny(shared_cache()), {{}}, Path({str(tmp_path / "log")!r}), None, False)
+        print(one._tmp, flush=True)
+        time.sleep(60)
+    """
+    stack = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert stack.stdout is not None
+    folder = stack.stdout.readline().strip()
+    os.utime(folder, times=(0, time.time() - NEW_SECONDS - 1))
+    sweep()
+    assert os.path.exists(folder)
+
+    stack.kill()
+    stack.wait()
+    sweep()
+
+    assert not os.path.exists(folder)
