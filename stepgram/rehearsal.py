@@ -54,8 +54,11 @@ class Rehearsal:
             Part("a turn that fails, and is run again by its button", self.failure),
             Part("a tool call that waits until somebody allows it", self.approval),
             Part("/undo", self.undo),
+            Part("/cost", self.cost),
+            Part("/fork", self.fork),
             Part("a file in", self.file_in),
             Part("a file out", self.file_out),
+            Part("/debug", self.debug),
             Part("a slow turn that is stopped", self.stop),
         ]
 
@@ -89,6 +92,21 @@ class Rehearsal:
         self._command("/undo", "before your last message")
         return self._expect("This is message 4 of this conversation.", self._ask("Count again"))
 
+    def cost(self) -> str:
+        """What it cost so far is told."""
+        return self._command("/cost", say("cost_session", "en", cost=""))
+
+    def fork(self) -> str:
+        """The conversation goes on in a copy, which has all that was said."""
+        self._command("/fork", say("forked_here", "en", session="").partition(";")[0])
+        return self._expect("This is message 5 of this conversation.", self._ask("And in the copy?"))
+
+    def debug(self) -> str:
+        """The conversation's own files come into the chat, the packed workspace last."""
+        self._accepted(self._stack.telegram.say(CHAT, "/debug")["update_id"])
+        self._until("the workspace", lambda: "workspace.zip" in self._files() or self.refusals())
+        return ", ".join(self._files())
+
     def file_in(self) -> str:
         """What a person attaches is in the agent's workspace."""
         sent = self._stack.telegram.send_file(
@@ -100,10 +118,9 @@ class Rehearsal:
     def file_out(self) -> str:
         """What the agent leaves in its outbox comes into the chat."""
         self._ask("!file report.txt All is well.")
-        sent = [m for m in self._replies() if m.get("document", {}).get("file_name") == "report.txt"]
-        if not sent:
+        if "report.txt" not in self._files():
             raise Wrong(f"no file came into the chat, but: {self._last()}")
-        return message_text(sent[-1])
+        return self._last()
 
     def stop(self) -> str:
         """Stop is pressed while the answer streams: the turn ends with what was said until then."""
@@ -135,16 +152,23 @@ class Rehearsal:
     def _press(self, message: dict[str, Any], data: str) -> None:
         self._accepted(self._stack.telegram.press(CHAT, message["message_id"], data))
 
-    def _command(self, text: str, expected: str) -> None:
+    def _command(self, text: str, expected: str) -> str:
+        """Send a command, whose answer may come from the background; returns the line that was expected."""
         self._accepted(self._stack.telegram.say(CHAT, text)["update_id"])
+        self._until(f"the answer of {text}", lambda: expected in self._last() or self.refusals())
         if expected not in self._last():
-            raise Wrong(f"{text} was answered with: {self._last()}")
+            raise Wrong(f"{text} was refused a right; the chat shows: {self._last()}")
+        return next(line for line in self._last().splitlines() if expected in line)
 
     # ------------------------------------------------------------ what a person sees
 
     def _replies(self) -> list[dict[str, Any]]:
         found = self._stack.telegram.state["chats"].get(str(CHAT), {"messages": []})
         return [message for message in found["messages"] if message["from"]["is_bot"]]
+
+    def _files(self) -> list[str]:
+        """The names of the files that came."""
+        return [message["document"]["file_name"] for message in self._replies() if "document" in message]
 
     def _last(self) -> str:
         return shown(self._replies()[-1]) if self._replies() else "nothing"

@@ -51,6 +51,8 @@ def test_this_checkout_would_deploy() -> None:
     assert "✗" not in done.stdout
     for seen in ("You said: Hello", "message 2", "ModelAccessDenied", "42 is the answer", "report.txt", "Stopped"):
         assert seen in done.stdout
+    for seen in ("This session: $", "message 5", "workspace.zip"):
+        assert seen in done.stdout
 
 
 @pytest.mark.timeout(300)
