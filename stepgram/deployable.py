@@ -69,6 +69,8 @@ class Plan:
     root: Path
     parameters: Mapping[str, Mapping[str, Any]]
     functions: list[Function]
+    definitions: Mapping[str, str]
+    """Each state machine's DefinitionUri, by its logical id."""
 
     def possible(self, value: Any) -> list[int]:
         """The numbers that a property may have: its own, or all that its parameter names."""
@@ -120,11 +122,16 @@ def read(root: Path) -> Plan:
         for name, resource in resources.items()
         if resource["Type"] == "AWS::Lambda::Function"
     ]
-    return Plan(root, source.get("Parameters", {}), functions)
+    machines = {k: r for k, r in source["Resources"].items() if r["Type"] == "AWS::Serverless::StateMachine"}
+    definitions = {name: machine["Properties"]["DefinitionUri"] for name, machine in machines.items()}
+    return Plan(root, source.get("Parameters", {}), functions, definitions)
 
 
 def places(plan: Plan) -> Iterator[str]:
     """The folders and files that the template and its Dockerfiles name are there."""
+    for name, definition in plan.definitions.items():
+        if not (plan.root / definition).is_file():
+            yield f"{name}: there is no definition {definition}"
     for function in plan.functions:
         if function.is_image:
             yield from _places_of_image(plan, function)

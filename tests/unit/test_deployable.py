@@ -126,6 +126,11 @@ def test_wheels_for_other_machines_are_named(
     ("pattern", "replacement", "named"),
     [
         ("CodeUri: functions/", "CodeUri: function/", "WebhookFunction: CodeUri function/ is no folder"),
+        (
+            "DefinitionUri: statemachine/turn.asl.json",
+            "DefinitionUri: turn.asl.json",
+            "Turn: there is no definition turn.asl.json",
+        ),
         ("DockerContext: functions", "DockerContext: nowhere", "AgentFunction: DockerContext nowhere is no folder"),
         (
             "Dockerfile: agent/Dockerfile",
