@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import shutil
 import threading
 import time
 import uuid
@@ -105,6 +107,22 @@ def bucket(stack: EmbeddedStack) -> Bucket:
     name, s3 = f"test-{uuid.uuid4()}", client("s3", stack.addresses.aws)
     s3.create_bucket(Bucket=name)
     return Bucket(name, s3)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A copy of what is deployed, for a test to break."""
+    for folder in ("functions", "statemachine"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "template.yaml", tmp_path)
+    return tmp_path
+
+
+def change(path: Path, pattern: str, replacement: str) -> None:
+    """Change the first match in a file; fails when there is none."""
+    text, count = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.DOTALL)
+    assert count == 1
+    path.write_text(text)
 
 
 class Faults:

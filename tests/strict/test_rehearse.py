@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from stepgram.embedded.template import ROOT
+from tests.conftest import change
 
 
 def rehearse(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -23,22 +23,6 @@ def rehearse(*arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=280,
     )
-
-
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    """A copy of what is deployed, for a test to break."""
-    for folder in ("functions", "statemachine"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "template.yaml", tmp_path)
-    return tmp_path
-
-
-def change(path: Path, pattern: str, replacement: str) -> None:
-    """Change the first match in a file; fails when there is none."""
-    text, count = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.DOTALL)
-    assert count == 1
-    path.write_text(text)
 
 
 @pytest.mark.timeout(300)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -25,25 +24,9 @@ from stepgram.embedded.containers import environment
 from stepgram.embedded.limits import UNZIPPED, VARIABLES
 from stepgram.embedded.packages import Package
 from stepgram.embedded.template import FunctionSpec
-from tests.conftest import ROOT
+from tests.conftest import ROOT, change
 
 INTAKE_ARN = r"(          INTAKE_ARN: !Ref Intake\n)"
-
-
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    """A copy for a test to break."""
-    for folder in ("functions", "statemachine"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "template.yaml", tmp_path)
-    return tmp_path
-
-
-def change(path: Path, pattern: str, replacement: str) -> None:
-    """Change the first match in a file; fails when there is none."""
-    text, count = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.DOTALL)
-    assert count == 1
-    path.write_text(text)
 
 
 def test_nothing_is_found_in_this_checkout() -> None:
