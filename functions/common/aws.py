@@ -98,7 +98,7 @@ def _client(service: str, settings: AwsSettings, attempts: int = 3, read_seconds
 
 
 def _keys() -> dict[str, str]:
-    """None: AWS's own way finds them. Functions that share a process have keys of their own (`settings.py`)."""
+    """Empty: AWS's own way finds them. Functions that share a process have keys of their own (`settings.py`)."""
     own = own_environment()
     if own is None:
         return {}

@@ -6,10 +6,9 @@ from functools import lru_cache
 
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
-from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.common import aws
-from functions.common.errors import ConfigurationError
+from functions.common.errors import ConfigurationError, StepgramError
 
 MAX_AGE_SECONDS = 300
 
@@ -25,7 +24,7 @@ def secret(secret_id: str) -> str:
         value = _provider(aws.secrets_manager()).get(secret_id, max_age=MAX_AGE_SECONDS)
     except GetParameterError as error:
         cause = error.__context__
-        ours = aws.named(cause) if isinstance(cause, ClientError | BotoCoreError) else None
+        ours = cause if isinstance(cause, StepgramError) else aws.named(cause) if isinstance(cause, Exception) else None
         raise ours or ConfigurationError(f"secret {secret_id} cannot be read: {error}") from error
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(f"secret {secret_id} is empty")
