@@ -259,13 +259,15 @@ class WorkerPool:
         self._stopped = False
 
     def run(self, spec: FunctionSpec, event: dict[str, Any], environment: dict[str, str], request_id: str) -> Answer:
-        """Run one invocation in a warm process, or in a new one."""
+        """Run one invocation in a warm process, that of the same conversation if there is one, or in a new one."""
         with self._lock:
-            worker = next((w for w in self._idle if w.environment == environment), None)
+            warm = [w for w in self._idle if w.environment == environment]
+            worker = next((w for w in warm if w.conversation == event.get("session_key")), warm[0] if warm else None)
             if worker is not None:
                 self._idle.remove(worker)
             else:
                 worker = self._start(environment)
+            worker.conversation = event.get("session_key")
             self._busy.add(worker)
         answer = worker.run(spec, event, request_id)
         with self._lock:
@@ -312,6 +314,7 @@ class Worker:
     def __init__(self, number: int, environment: dict[str, str], home: Path) -> None:
         self.number = number
         self.environment = environment
+        self.conversation: str | None = None
         inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         temporary = home / "containers" / str(number)
         temporary.mkdir(parents=True, exist_ok=True)
