@@ -24,8 +24,8 @@ TEMPLATE, MACHINE = ROOT / "template.yaml", ROOT / "statemachine" / "turn.asl.js
 
 STEP_SECONDS, STEP_GB = 0.1, 0.5
 WEBHOOK_SECONDS, WEBHOOK_GB = 0.2, 1.0
-PROGRESS_EVERY, PROGRESS_SECONDS = 0.5, 0.05
-"""An answer that streams is shown twice a second, in a call of so long."""
+CALLBACK_EVERY, CALLBACK_SECONDS = 0.5, 0.05
+"""While the agent works it calls twice a second, to show what is new and to hear Stop; so long is a call."""
 
 LOG_KB = 12
 CONSUMER_GB = 0.5
@@ -114,7 +114,7 @@ def idle(template: Path = TEMPLATE) -> list[Line]:
 def used(usage: Usage) -> list[Line]:
     """What the turns of a month cost."""
     p, turns = prices()["price"], usage.turns
-    steps, shows = 6, usage.agent_seconds / PROGRESS_EVERY
+    steps, calls = 7, 2 + usage.agent_seconds / CALLBACK_EVERY
     hours = min(HOURS, turns)
     return [
         Line("HTTP API", "1 request", turns, p["http_api_request"]),
@@ -126,8 +126,8 @@ def used(usage: Usage) -> list[Line]:
         Line("Lambda, webhook and steps", f"1 + {steps} calls", turns,
              (WEBHOOK_GB * WEBHOOK_SECONDS + steps * STEP_GB * STEP_SECONDS) * p["lambda_gb_second"]
              + (1 + steps) * p["lambda_request"]),
-        Line("Lambda, progress", f"{shows:g} calls: the answer as it grows", turns * shows,
-             STEP_GB * PROGRESS_SECONDS * p["lambda_gb_second"] + p["lambda_request"]),
+        Line("Lambda, callback", f"{calls:g} calls: the run's begin and end, and the answer as it grows", turns * calls,
+             STEP_GB * CALLBACK_SECONDS * p["lambda_gb_second"] + p["lambda_request"]),
         Line("DynamoDB", "35 writes, 35 reads", turns, 35 * p["dynamodb_write"] + 35 * p["dynamodb_read"]),
         Line("S3", "8 PUT, 10 GET", turns, 8 * p["s3_put"] + 10 * p["s3_get"]),
         Line("KMS", "5 requests", 5 * turns, p["kms_request"]),

@@ -13,8 +13,8 @@ from functions.common.approvals import button_data
 from functions.common.envelope import turn_id
 from functions.common.texts import say
 from stepgram.ask import message_text
+from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client
-from stepgram.embedded.functions import Answer
 from stepgram.embedded.stack import STACK, EmbeddedStack
 from stepgram.embedded.template import FunctionSpec
 from stepgram.executions import ExecutionDetail, detail

@@ -18,9 +18,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from functions.common.envelope import turn_id
+from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.aws import BACKGROUND
 from stepgram.embedded.client import client
-from stepgram.embedded.functions import Answer, Invoker, failure
+from stepgram.embedded.functions import Invoker
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.telegram.updates import method_models
 from stepgram.embedded.template import FunctionSpec
@@ -128,7 +129,7 @@ def change(path: Path, pattern: str, replacement: str) -> None:
 class Faults:
     """Makes chosen invocations fail: by the state that calls, for one chat, so many times.
 
-    The Progress function, which no state calls, is named `Progress`.
+    The agent's own function is named `Agent`, and calls of the callback by what they are for: `show`, `end`, ...
     """
 
     def __init__(self) -> None:
@@ -142,7 +143,8 @@ class Faults:
 
     def around(self, spec: FunctionSpec, event: dict[str, Any], run: Invoker) -> Answer:
         key = str(event.get("session_key", ""))
-        caller = "Progress" if spec.logical_id == "ProgressFunction" else str(event.get("state"))
+        names = {"CallbackFunction": str(event.get("what")), "AgentFunction": "Agent"}
+        caller = names.get(spec.logical_id, str(event.get("state")))
         self.calls.append((caller, event))
         for plan in self._planned:
             state, prefix, answer, after = plan

@@ -2,22 +2,21 @@
 
 The container is treated as hostile, since a prompt can make it run anything: it has no Telegram token and no rights
 in DynamoDB, and its folders are fresh for every run and gone afterwards. When a process of a run cannot be ended, this
-one ends itself, so that the next invocation gets a fresh container: Step Functions sees `Runtime.ExitError` and tries
-again. A result that was kept already is returned then, so the answer is late by one cold start and the model is not
-asked twice; before that, the run is made again.
+one ends itself, so that the next invocation gets a fresh container: an end that was handed in stands, and a run without
+one ends as `Runtime.ExitError` and is made again.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from functools import partial
 from typing import Any, Literal
 
 from claude_agent_sdk import ClaudeSDKError, ResultMessage
 from pydantic import BaseModel
 
-from functions.agent.claim import RunClaim
+from functions.agent.callback import Callback
 from functions.agent.conversation import Conversation
 from functions.agent.inbox import Prompt, prompt, take_in
 from functions.agent.options import Approval
@@ -28,13 +27,19 @@ from functions.agent.spending import Spending
 from functions.common import aws
 from functions.common.access import unseal
 from functions.common.approvals import Decision
-from functions.common.errors import AgentCrashed, AgentTimedOut, located
-from functions.common.execution import redrive_count
-from functions.common.lock import Held
+from functions.common.errors import AgentCrashed, AgentTimedOut, StepgramError, located
 from functions.common.observability import StepRequest, logger, parse, working
-from functions.common.progress import Report, ask
 from functions.common.settings import AgentSettings
-from functions.common.snapshots import InboxFile, OutboxFile, RunResult, RunSummary, Snapshots, ToolCall, turn_prefix
+from functions.common.snapshots import (
+    InboxFile,
+    OutboxFile,
+    RunResult,
+    RunSummary,
+    Snapshots,
+    ToolCall,
+    result_key,
+    turn_prefix,
+)
 from functions.common.workspace import Captured
 
 CLOSING_SECONDS, CLOSING_SHARE = 10.0, 0.05
@@ -64,8 +69,6 @@ class SessionState(BaseModel):
     manifest: str | None
     part: int
     going_on: str | None
-    access: str
-    progress: str
     allowed: tuple[str, ...] = ()
     decision: Decision | None = None
     budget_usd: float
@@ -73,34 +76,79 @@ class SessionState(BaseModel):
 
 
 class Request(StepRequest):
-    """The message and what came along, the session to continue, and the lock for it (`$$.Execution` checks it)."""
+    """The message and what came along, the session to continue, and what the run may use (`turn/run_agent.py`).
 
+    `access` are sealed credentials for the session's folder, `ticket` opens the callback, `attempt` is the execution's
+    redrive count.
+    """
+
+    attempt: int
     text: str
     inbox: tuple[InboxFile, ...] = ()
     captions: tuple[str, ...] = ()
     session: SessionState
-    lock: Held
-    execution: dict[str, Any]
+    access: str
+    ticket: str
+
+
+class Gone(Exception):
+    """The run was given up, or its turn ended: nothing of it counts any more."""
+
+
+class Stop:
+    """Asks a conversation to stop, also one that is not there yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = False
+        self._conversation: Conversation | None = None
+
+    def ask(self) -> None:
+        """Stop. From any thread."""
+        with self._lock:
+            self._asked = True
+            if self._conversation is not None:
+                self._conversation.stop()
+
+    def of(self, conversation: Conversation) -> None:
+        """This is the conversation that is meant."""
+        with self._lock:
+            self._conversation = conversation
+            if self._asked:
+                conversation.stop()
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Run the agent once for this turn; a result it already has is returned as it is."""
+    """Run the agent once for this turn, and hand in how the run ended; the answer is for the log alone.
+
+    What is no error of ours fails the function, which Lambda's on-failure destination tells.
+    """
     global _rested
     request = parse(Request, event)
     settings = AgentSettings.load().choosing(request.session.model)
     if time.time() - _rested >= settings.keep_open_idle_seconds:
         renew_connections()
-    with working(request), located(request.state), aws.translated():
-        request.lock.check(redrive_count(request.execution))
+    keys = {name: getattr(request, name) for name in ("turn_id", "session_key", "state", "ticket")}
+    callback = Callback(settings.callback_function, keys)
+    with working(request), aws.translated():
+        if not callback.begin():
+            logger.info("another delivery has this run, or nobody waits for it any more")
+            return {"outcome": "not wanted"}
         try:
-            summary = run_once(request, settings, context.get_remaining_time_in_millis() / 1000)
+            with located(request.state), aws.translated():
+                run_once(request, settings, callback, context.get_remaining_time_in_millis() / 1000)
+        except Gone as error:
+            logger.warning("the run is given up", cause=str(error))
+            return {"outcome": "given up"}
         except StillRunning as error:
-            # The claim is given back by now: the next try need not wait until it is silent.
             logger.critical("the container ends", cause=str(error))
             os._exit(1)
+        except StepgramError as error:
+            callback.failed(type(error).__name__, str(error))
+            return {"outcome": type(error).__name__}
         finally:
             _rested = time.time()
-        return summary.model_dump(mode="json")
+        return {"outcome": "handed in"}
 
 
 def renew_connections() -> None:
@@ -109,47 +157,30 @@ def renew_connections() -> None:
     aws.forget_clients()
 
 
-def run_once(request: Request, settings: AgentSettings, seconds: float) -> RunSummary:
-    """The stored result of this part of the turn, or that of a run made now under a claim; `seconds` are left."""
+def run_once(request: Request, settings: AgentSettings, callback: Callback, seconds: float) -> None:
+    """Make this part of the turn in `seconds`, and hand it in. Raises Gone when nobody wants it any more."""
     session = request.session
-    s3 = aws.s3(unseal(session.access, session.session_id, request.turn_id))
+    s3 = aws.s3(unseal(request.access, session.session_id, request.turn_id))
     snapshots = Snapshots(settings.bucket, s3)
-    folder = turn_prefix(session.session_id, request.turn_id)
     spending = Spending(snapshots, session.session_id, request.turn_id, settings.model)
-    with RunClaim(s3, settings.bucket, f"{folder}claim.json", spending.keep):
-        stored = stored_result(snapshots, result_key(folder, session.part))
-        attempt = redrive_count(request.execution)
-        if stored is not None and stored.answers(session.going_on, attempt):
-            logger.info("the stored result is returned")
-            return stored.summary
-        started = time.monotonic()
-        until = started + seconds - max(CLOSING_SECONDS, CLOSING_SHARE * seconds)
-        earlier = snapshots.read(result_key(folder, session.part - 1), RunResult) if session.part else None
-        if earlier is not None and session.decision is not None and session.decision.choice == "stop":
-            result = _stopped(earlier, session)
-            snapshots.write(result.summary.result, result)
-            return result.summary
+    started = time.monotonic()
+    until = started + seconds - max(CLOSING_SECONDS, CLOSING_SHARE * seconds)
+    stop = Stop()
+    with Reporter(callback, stop.ask) as reporter:
+        before = session.part and result_key(session.session_id, request.turn_id, session.part - 1)
+        earlier = snapshots.read(before, RunResult) if before else None
         conversation = _open(request, settings, snapshots, earlier)
+        stop.of(conversation)
         try:
-            result = _run(request, settings, conversation, spending, earlier, started, until)
+            result = _run(request, settings, conversation, spending, earlier, started, until, reporter)
+            spending.keep()
+            snapshots.write(result.summary.result, result)
+            callback.done(result.summary)
         except BaseException:
             spending.keep()
             _close(conversation)
             raise
-        spending.keep()
-        snapshots.write(result.summary.result, result)
-        _keep_or_close(conversation, settings, result.summary)
-        return result.summary
-
-
-def stored_result(snapshots: Snapshots, key: str) -> RunResult | None:
-    """The result an earlier run of this turn left, if one did."""
-    return snapshots.read(key, RunResult) if snapshots.exists(key) else None
-
-
-def result_key(folder: str, part: int) -> str:
-    """Where the result of one part of a turn is kept."""
-    return f"{folder}result.json" if part == 0 else f"{folder}result-{part}.json"
+    _keep_or_close(conversation, settings, result.summary)
 
 
 def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earlier: RunResult | None) -> Conversation:
@@ -205,17 +236,17 @@ def _run(
     earlier: RunResult | None,
     started: float,
     until: float,
+    reporter: Reporter,
 ) -> RunResult:
     session = request.session
     text: Prompt | None = GO_ON if earlier is None or earlier.waiting is None else None
     if earlier is None:
         taken = take_in(request.inbox, conversation.snapshots, conversation.workspace.folder)
         text = prompt(request.text, request.captions, request.inbox, taken)
-    first = Report(
-        turn_id=request.turn_id, session_key=request.session_key, state=request.state, ticket=session.progress, time=0
-    )
-    with Reporter(partial(ask, settings.progress_function), first, conversation.stop) as reporter:
+    with reporter.shows():
         run = conversation.ask(text, until - time.monotonic(), reporter, spending)
+    if reporter.gone.is_set():
+        raise Gone("the callback says so, or was not reached")
     stopped = run.interrupted and reporter.stopped.is_set()
     status: Literal["done", "continue", "approval"] = "continue" if run.interrupted and not stopped else "done"
     waiting = run.waiting and ToolCall(id=run.waiting.id, name=run.waiting.name, input=run.waiting.input)
@@ -234,7 +265,7 @@ def _run(
     answer = run.text if answered else paragraphs(earlier.text if earlier else "", run.text)
     summary = RunSummary(
         status=status,
-        result=result_key(folder, session.part),
+        result=result_key(session.session_id, request.turn_id, session.part),
         manifest=str(conversation.manifest),
         preview=answer[:PREVIEW_CHARACTERS],
         characters=len(answer),
@@ -252,7 +283,7 @@ def _run(
     )
     return RunResult(
         went_on_from=session.going_on,
-        attempt=redrive_count(request.execution),
+        attempt=request.attempt,
         summary=summary,
         text=answer,
         files=tuple(files.values()),
@@ -269,14 +300,6 @@ def _approval(session: SessionState, settings: AgentSettings, earlier: RunResult
         reason = decision.reason or ("" if decision.allows else "The user said no.")
         decided = {earlier.waiting.id: {"allow": decision.allows, "reason": reason}}
     return Approval(ask=settings.approval_tools, allowed=session.allowed, decided=decided)
-
-
-def _stopped(earlier: RunResult, session: SessionState) -> RunResult:
-    """The turn was stopped while a call waited: what was said until then is its answer."""
-    folder = earlier.summary.result.rpartition("/")[0] + "/"
-    update = {"status": "done", "stopped": True, "waiting": None, "part": session.part}
-    summary = earlier.summary.model_copy(update={**update, "result": result_key(folder, session.part)})
-    return earlier.model_copy(update={"went_on_from": session.going_on, "summary": summary, "waiting": None})
 
 
 def _tokens(final: ResultMessage | None, kind: str) -> int:

@@ -1,20 +1,23 @@
 """Tells the chat what the agent is doing while it does it, and hears whether somebody pressed Stop.
 
-Two threads: one shows what is new, at the pace the chat allows, one asks every second whether to stop, so that a slow
-Telegram cannot keep a Stop from being heard. Neither can fail a turn.
+Two threads: one shows what is new, at the pace the chat allows, one asks every second whether to stop, and says now and
+then that the run lives, so that a slow Telegram cannot keep a Stop from being heard. Neither can fail a turn.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, Self
 
-from functions.common.progress import SHOWN_CHARACTERS, Heard, Report, Tool
+from functions.agent.callback import Callback
+from functions.common.progress import SHOWN_CHARACTERS, Heard, Tool
 
-LISTEN_SECONDS = 1.0
+LISTEN_SECONDS, BEAT_SECONDS = 1.0, 15.0
 FADE_SECONDS = 4.0
 """What shows that the bot works fades: "typing" after 5 seconds, a draft after 30."""
 
@@ -23,6 +26,8 @@ JOIN_SECONDS = 3.0
 BRIEF = {"Bash": "description", "Agent": "description", "Skill": "skill", "WebFetch": "url", "Grep": "pattern"}
 DETAIL = {"Bash": "command", "Agent": "prompt"}
 PATHS = ("file_path", "pattern", "path")
+TOLD = 500
+"""Characters of a tool call that are told; the chat shows fewer."""
 
 
 class Watch(Protocol):
@@ -39,12 +44,13 @@ class Watch(Protocol):
 
 
 class Reporter:
-    """One run's reports, from `with` to its end. `stop` is called, from a thread, when somebody wants to stop."""
+    """One run's words to the callback, from `with` to its end; it shows only between `shows` and its end.
 
-    def __init__(self, report: Callable[[Report], Heard], first: Report, stop: Callable[[], None]) -> None:
-        """`first` is what all reports have in common."""
-        self._report = report
-        self._base = first
+    `stop` is called, from a thread, when somebody wants to stop, or when the run is `gone`: given up for another one.
+    """
+
+    def __init__(self, callback: Callback, stop: Callable[[], None]) -> None:
+        self._callback = callback
         self._time = 0
         self._stop = stop
         self._lock = threading.Lock()
@@ -53,24 +59,31 @@ class Reporter:
         self._text = ""
         self._tool: Tool | None = None
         self._busy = False
-        self.stopped = threading.Event()
-        self._threads = [
-            threading.Thread(target=copy_context().run, args=(work,), daemon=True)
-            for work in (self._show, self._listen)
-        ]
+        self.stopped, self.gone = threading.Event(), threading.Event()
+        self._listener = self._thread(self._listen)
 
-    def __enter__(self) -> Reporter:
-        """Show at once that the message is being worked on."""
-        for thread in self._threads:
-            thread.start()
+    def __enter__(self) -> Self:
+        """Say from now on that the run lives."""
+        self._listener.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """No report begins from now on."""
+        """No call begins from now on."""
         self._done.set()
-        self._news.set()
-        for thread in self._threads:
-            thread.join(JOIN_SECONDS)
+        self._listener.join(JOIN_SECONDS)
+
+    @contextmanager
+    def shows(self) -> Iterator[None]:
+        """Show what the agent does, at once and at the chat's pace."""
+        over = threading.Event()
+        shower = self._thread(partial(self._show, over))
+        shower.start()
+        try:
+            yield
+        finally:
+            over.set()
+            self._news.set()
+            shower.join(JOIN_SECONDS)
 
     def said(self, text: str) -> None:
         """The answer so far."""
@@ -92,24 +105,34 @@ class Reporter:
             self._busy = is_busy
         self._news.set()
 
-    def _show(self) -> None:
+    @staticmethod
+    def _thread(work: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=copy_context().run, args=(work,), daemon=True)
+
+    def _show(self, over: threading.Event) -> None:
         changed = True
-        while not self._done.is_set():
-            pause = self._send("news" if changed else "alive").pause
-            self._done.wait(pause)
+        while not over.is_set():
+            with self._lock:
+                self._time = max(self._time + 1, time.time_ns() // 1_000_000)
+                what = (self._time, not changed, self._text, self._tool, self._busy)
+            pause = self._heard(self._callback.show(*what)).pause
+            over.wait(pause)
             changed = self._news.wait(max(0.0, FADE_SECONDS - pause))
             self._news.clear()
 
     def _listen(self) -> None:
-        while not self._done.wait(LISTEN_SECONDS) and not self.stopped.is_set():
-            self._send("listen")
+        beat = time.monotonic()
+        while not self._done.wait(LISTEN_SECONDS):
+            beats = time.monotonic() - beat >= BEAT_SECONDS
+            if beats:
+                beat = time.monotonic()
+            if beats or not self.stopped.is_set():
+                self._heard(self._callback.listen(beats))
 
-    def _send(self, show: Any) -> Heard:
-        with self._lock:
-            self._time = max(self._time + 1, time.time_ns() // 1_000_000)
-            what = {"time": self._time, "show": show, "text": self._text, "tool": self._tool, "busy": self._busy}
-        heard = self._report(self._base.model_copy(update=what))
-        if heard.stop and not self.stopped.is_set():
+    def _heard(self, heard: Heard) -> Heard:
+        if heard.gone:
+            self.gone.set()
+        if (heard.stop or heard.gone) and not self.stopped.is_set():
             self.stopped.set()
             self._stop()
         return heard
@@ -120,8 +143,6 @@ def tool(name: str, arguments: dict[str, Any]) -> Tool:
     brief = str(arguments.get(BRIEF.get(name, ""), "")) or next(
         (str(arguments[p]) for p in PATHS if p in arguments), ""
     )
-    return Tool(
-        name=name,
-        brief=brief.rpartition("/")[2] if name in ("Read", "Write", "Edit") else brief,
-        detail=str(arguments.get(DETAIL.get(name, ""), "")) or brief,
-    )
+    detail = str(arguments.get(DETAIL.get(name, ""), "")) or brief
+    brief = brief.rpartition("/")[2] if name in ("Read", "Write", "Edit") else brief
+    return Tool(name=name[:TOLD], brief=brief[:TOLD], detail=detail[:TOLD])

@@ -21,8 +21,8 @@ from functions.common.errors import BadInput
 from functions.common.settings import AccessSettings
 from functions.common.snapshots import session_prefix
 
-SECONDS = 3600
-"""How long the credentials live. A run takes 15 minutes; each part of a longer turn gets new ones."""
+SECONDS = 1500
+"""How long the credentials of a run live: five minutes to be started, 15 to work, and some to spare."""
 
 PIECE = 4096
 

@@ -10,9 +10,9 @@
     │   ├── ModelAccessDenied    401, 403: credentials or model access      ends the turn (Catch)
     │   └── ModelRejected        other 4xx: the request is refused          ends the turn (Catch)
     ├── AgentError
-    │   ├── AgentBusy            an earlier run of this turn still lives    Retry until that run ended or went silent
     │   ├── AgentCrashed         the agent's process died                   Retry once, then Catch
-    │   └── AgentTimedOut        out of time without an answer              Retry once, then Catch
+    │   ├── AgentTimedOut        out of time without an answer              Retry once, then Catch
+    │   └── ResultRefused        what it handed in is not to be believed    ends the turn (Catch)
     ├── LockContended            the lock item changed too often            Retry 3 times
     ├── LockLost                 the lock's fence moved on                  nothing is written; queues for it again
     ├── TooManyWaiting           64 turns wait in this conversation         ends the turn (Catch); the user is told
@@ -37,6 +37,7 @@ UNKNOWN = "Read the log of the state's function (`stepgram logs NAME`); mend it 
 
 PLATFORM = {
     "States.Timeout": "The state ran out of time: read its function's log, then rerun.",
+    "States.HeartbeatTimeout": "The agent's container fell silent, also when tried again: read its log, then rerun.",
     "States.Runtime": "The definition met data it cannot read, which is a bug: report it with the state's input.",
     "States.DataLimitExceeded": "A state's data grew beyond 256 KiB, which is a bug: report it with the state's input.",
     "States.TaskFailed": "An AWS service refused the state's call: its error says why; mend that, then rerun.",
@@ -124,12 +125,6 @@ class AgentError(StepgramError):
     """The agent itself failed, not the model."""
 
 
-class AgentBusy(AgentError):
-    """An earlier run of the same turn holds the claim and still gives signs of life."""
-
-    remedy = "An earlier run of the same turn was alive for a quarter of an hour. It is over now: rerun."
-
-
 class AgentCrashed(AgentError):
     """The agent's process died, or its transcript could not be kept."""
 
@@ -143,6 +138,12 @@ class AgentTimedOut(AgentError):
         "The task is longer than the parts a turn may have, or the agent hangs: read its log, ask for less at "
         "a time, then rerun."
     )
+
+
+class ResultRefused(AgentError):
+    """What the agent's container handed in, or left in the bucket, is none that its run can have made."""
+
+    remedy = "The cause names the field. Read what the agent did (`stepgram session export`); a rerun asks it again."
 
 
 class LockContended(StepgramError):

@@ -1,28 +1,31 @@
 """What the chat sees while a turn is at work, and what the turn hears back: whether somebody pressed Stop.
 
-The agent's container holds no Telegram token. It calls the Progress function with a *ticket*: who is told, sealed by
-whoever prepared the turn, so that a hostile agent can speak in its own turn's chat only. A call that is lost, late or
-doubled harms nothing: each has a sequence number on the turn's item, and a turn that replies closes its own.
+The agent's container holds no Telegram token. It calls the callback with a *ticket*: who is told, and for which run,
+sealed by whoever prepared it, so that a hostile agent can speak in its own turn's chat only, and only while its run
+lasts. A call that is lost, late or doubled harms nothing: each has a sequence number on the turn's item, a turn that
+replies closes its own, and two of them are at least a moment apart.
 
-    pk = session_key, sk = "turn#<id>"    progress (sequence), progress_busy, progress_message, progress_waiting, stop
+    pk = session_key, sk = "turn#<id>"    progress (sequence), progress_at (ms), progress_busy, progress_message,
+                                          progress_waiting, stop; and the run's (`runs.py`)
 """
 
 from __future__ import annotations
 
-import json
+import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from functions.common import aws
 from functions.common.access import NotSealed, decrypt, encrypt
 from functions.common.envelope import Chat
 from functions.common.errors import BadInput
-from functions.common.observability import StepRequest, logger, measure, parse
+from functions.common.observability import StepRequest, logger, measure
+from functions.common.runs import CURRENT, Running, Seat, running
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -34,17 +37,35 @@ SHOWN_CHARACTERS = 3500
 """Of the answer so far, the end is shown while it grows."""
 
 
+TICKET_SECONDS = 900
+"""How long a ticket without a run holds: it shows once that a message is taken up."""
+
+
 class Ticket(BaseModel):
-    """Whom the Progress function may tell of this turn, and how much; `started` is in that of its first sign."""
+    """Whom the callback may tell of this turn, and how much, `until` when, in seconds since 1970.
+
+    `run` is the run of the agent that it was made for; `started` is in the ticket of a turn's first sign, without one.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     chat: Chat
     message_id: int
     language: str
+    until: int
     verbose: int = 1
     attempt: int = 0
     started: str | None = None
+    run: Seat | None = None
+
+
+def _unicode(text: str) -> str:
+    """Without lone surrogates, which are no text."""
+    return text.encode("utf-8", "replace").decode()
+
+
+Shown500 = Annotated[str, Field(max_length=500), AfterValidator(_unicode)]
+ShownText = Annotated[str, Field(max_length=4 * SHOWN_CHARACTERS), AfterValidator(_unicode)]
 
 
 class Tool(BaseModel):
@@ -52,31 +73,40 @@ class Tool(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
-    brief: str = ""
-    detail: str = ""
+    name: Shown500
+    brief: Shown500 = ""
+    detail: Shown500 = ""
 
 
-class Report(StepRequest):
+class Call(StepRequest):
+    """A call of the callback: what it is for, and the ticket."""
+
+    what: Literal["begin", "listen", "show", "end"]
+    ticket: str = Field(max_length=16_384)
+
+
+class Report(Call):
     """Where the turn stands at `time`, in milliseconds since 1970; `waiting` turns are before this one.
 
-    `listen` shows nothing, it only asks whether to stop; `alive` renews what fades; `news` has something to show.
-    `busy`: the model is, and its request is repeated.
+    `alive` renews what fades; without it there is something new to show. `busy`: the model is, and its request is
+    repeated.
     """
 
-    ticket: str
-    time: int
-    show: Literal["listen", "alive", "news"] = "news"
-    waiting: int | None = None
-    text: str = ""
+    what: Literal["show"] = "show"
+    time: int = Field(ge=0, lt=ATTEMPT - 1)
+    alive: bool = False
+    waiting: int | None = Field(None, ge=0, le=1000)
+    text: ShownText = ""
     tool: Tool | None = None
     busy: bool = False
 
 
 class Heard(BaseModel):
-    """The answer to a report: stop, and how many seconds until the next one with news is welcome."""
+    """The callback's answer: stop; the run is `gone`, so nothing of it counts any more; and how many seconds until the
+    next report with news is welcome."""
 
     stop: bool = False
+    gone: bool = False
     pause: float = 1.0
 
 
@@ -85,9 +115,16 @@ def issue(key_arn: str, turn_id: str, session_key: str, ticket: Ticket) -> str:
     return encrypt(key_arn, ticket.model_dump_json().encode(), _context(turn_id, session_key))
 
 
+def redeem(call: Call) -> Ticket:
+    """The ticket of a call. Raises BadInput when it was not issued for this turn, or holds no longer."""
+    ticket = _redeemed(call.ticket, call.turn_id, call.session_key)
+    if ticket.until < time.time():
+        raise BadInput(f"ticket: it held until {ticket.until}")
+    return ticket
+
+
 @lru_cache(maxsize=256)
-def redeem(sealed: str, turn_id: str, session_key: str) -> Ticket:
-    """The ticket. Raises BadInput when it was not issued for this turn."""
+def _redeemed(sealed: str, turn_id: str, session_key: str) -> Ticket:
     try:
         return Ticket.model_validate_json(decrypt(sealed, _context(turn_id, session_key)))
     except (NotSealed, ValidationError) as error:
@@ -103,31 +140,13 @@ def _context(turn_id: str, session_key: str) -> dict[str, str]:
     return {"purpose": "progress", "turn_id": turn_id, "session_key": session_key}
 
 
-def ask(function: str, report: Report) -> Heard:
-    """Report and hear the answer. A call that fails is a lost report, which the next one makes good."""
-    try:
-        answer = aws.lambda_().invoke(FunctionName=function, Payload=report.model_dump_json().encode())
-        document = json.loads(answer["Payload"].read())
-        if "FunctionError" in answer:
-            _lost(document.get("errorMessage"))
-            return Heard()
-        return parse(Heard, document)
-    except (ClientError, BotoCoreError) as error:
-        _lost(error)
-        return Heard()
-
-
 def tell(function: str, report: Report) -> None:
     """Report and do not wait for it."""
     try:
         aws.lambda_().invoke(FunctionName=function, InvocationType="Event", Payload=report.model_dump_json().encode())
     except (ClientError, BotoCoreError) as error:
-        _lost(error)
-
-
-def _lost(cause: object) -> None:
-    logger.warning("progress was not shown", cause=str(cause))
-    measure(ProgressFailures=1)
+        logger.warning("progress was not shown", cause=str(error))
+        measure(ProgressFailures=1)
 
 
 @dataclass(frozen=True)
@@ -135,7 +154,7 @@ class Shown:
     """What the turn's item says: `message_id` is the message that shows progress; `busy`: one is being shown now.
 
     `stop` is the last attempt that was asked to stop (-1: none). `waiting`: the message says that others come first.
-    `stale`: a later report came first, or the turn ended.
+    `stale`: a later report came first, it was too early, or the turn ended. `run`: the turn's present run.
     """
 
     message_id: int | None
@@ -143,6 +162,7 @@ class Shown:
     busy: bool = False
     waiting: bool = False
     stale: bool = False
+    run: Running = field(default_factory=Running)
 
 
 class ProgressTable:
@@ -158,17 +178,33 @@ class ProgressTable:
         key: dict[str, Any] = {"pk": {"S": session_key}, "sk": {"S": f"turn#{turn_id}"}}
         return _shown(self._dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {}))
 
-    def begin(self, session_key: str, turn_id: str, sequence: int) -> Shown:
-        """Take a sequence number, unless a higher one is taken."""
+    def begin(self, session_key: str, turn_id: str, sequence: int, run: int | None = None, pause: float = 0.0) -> Shown:
+        """Take a sequence number, unless a higher one is taken, or one was less than `pause` seconds ago.
+
+        With a `run`, only while that is the turn's present one.
+        """
+        now = time.time_ns() // 1_000_000
+        values = {
+            ":n": {"N": str(sequence)},
+            ":ttl": {"N": str(self._ttl)},
+            ":now": {"N": str(now)},
+            ":latest": {"N": str(now - round(pause * 1000))},
+        }
+        condition = (
+            "(attribute_not_exists(progress) OR progress < :n) "
+            "AND (attribute_not_exists(progress_at) OR progress_at <= :latest)"
+        )
+        if run is not None:
+            condition, values[":run"] = f"{condition} AND {CURRENT}", {"N": str(run)}
         try:
             return _shown(
                 self._update(
                     session_key,
                     turn_id,
-                    "SET progress = :n, progress_busy = :n, #ttl = if_not_exists(#ttl, :ttl)",
-                    {":n": {"N": str(sequence)}, ":ttl": {"N": str(self._ttl)}},
+                    "SET progress = :n, progress_at = :now, progress_busy = :n, #ttl = if_not_exists(#ttl, :ttl)",
+                    values,
                     {"#ttl": "ttl"},
-                    "attribute_not_exists(progress) OR progress < :n",
+                    condition,
                 )
             )
         except ClientError as error:
@@ -256,4 +292,5 @@ def _shown(item: dict[str, Any], stale: bool = False) -> Shown:
         busy="progress_busy" in item,
         waiting=item.get("progress_waiting", {}).get("BOOL", False),
         stale=stale,
+        run=running(item),
     )

@@ -128,7 +128,7 @@ class LinkSettings(BucketSettings):
 
 
 class TicketSettings(Settings):
-    """Functions that let the agent speak in the chat through the Progress function."""
+    """Functions that let the agent speak in the chat through the callback."""
 
     session_key_arn: str = Field(alias="SESSION_KEY_ARN", description="KMS key that seals what the agent is given")
 
@@ -145,7 +145,7 @@ class SessionSettings(TableSettings):
     session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
 
 
-class ContinueSettings(LedgerSettings, AccessSettings):
+class ContinueSettings(LedgerSettings):
     """ContinueAgent."""
 
 
@@ -173,7 +173,7 @@ class TelegramSettings(Settings):
     api_url: str = Field("https://api.telegram.org", alias="TELEGRAM_API_URL", description="Root of the Bot API")
 
 
-class HydrateSettings(SessionSettings, AccessSettings, TelegramSettings, BudgetSettings):
+class HydrateSettings(SessionSettings, BucketSettings, TelegramSettings, BudgetSettings):
     """Hydrate."""
 
     approval_hours: float = Field(
@@ -207,8 +207,8 @@ class NoticeSettings(TelegramSettings, TableSettings):
     """A short text with a delivery ledger."""
 
 
-class ProgressSettings(NoticeSettings, SessionSettings):
-    """Progress."""
+class CallbackSettings(NoticeSettings, SessionSettings):
+    """The callback."""
 
 
 class ApprovalSettings(NoticeSettings, LedgerSettings):
@@ -239,7 +239,7 @@ class IntakeSettings(ApprovalSettings, BudgetSettings):
 class AgentSettings(BucketSettings):
     """The agent's environment."""
 
-    progress_function: str = Field(alias="PROGRESS_FUNCTION", description="The Progress function's name or ARN")
+    callback_function: str = Field(alias="CALLBACK_FUNCTION", description="The callback's name or ARN")
 
     provider: Literal["bedrock", "anthropic"] = Field(
         "bedrock", alias="MODEL_PROVIDER", description="Where the model is: bedrock or anthropic"
@@ -312,4 +312,15 @@ class LockSettings(TableSettings):
 class AcquireLockSettings(LockSettings, TicketSettings):
     """AcquireLock, which also tells the chat that the message is taken up."""
 
-    progress_function: str = Field(alias="PROGRESS_FUNCTION", description="The Progress function's name or ARN")
+    callback_function: str = Field(alias="CALLBACK_FUNCTION", description="The callback's name or ARN")
+
+
+class RunAgentSettings(AccessSettings, TableSettings):
+    """RunAgent."""
+
+    agent_function: str = Field(alias="AGENT_FUNCTION", description="The agent's name or ARN")
+    agent_isolation: Literal["tenant", "none"] = Field(
+        "tenant",
+        alias="AGENT_ISOLATION",
+        description="Whether each conversation has containers of its own (tenant), or conversations share them (none)",
+    )

@@ -5,7 +5,6 @@
     sessions/<session_id>/trees/, blobs/                                the workspace (`workspace.py`)
     sessions/<session_id>/turns/<turn_id>/result.json                   the answer, kept under the turn's name
     sessions/<session_id>/turns/<turn_id>/costs/<run>.json              what one run of the agent cost, however it ended
-    sessions/<session_id>/turns/<turn_id>/claim.json                    the run that works on the turn
     sessions/<session_id>/turns/<turn_id>/inbox/<n>-<name>              what people attached
     sessions/<session_id>/turns/<turn_id>/outbox/<name>                 files for the chat
 
@@ -186,6 +185,11 @@ def session_prefix(session_id: str) -> str:
 def turn_prefix(session_id: str, turn_id: str) -> str:
     """The folder of what one turn produced."""
     return f"{session_prefix(session_id)}turns/{turn_id}/"
+
+
+def result_key(session_id: str, turn_id: str, part: int) -> str:
+    """Where the result of one part of a turn is kept."""
+    return f"{turn_prefix(session_id, turn_id)}{'result' if part == 0 else f'result-{part}'}.json"
 
 
 def costs_prefix(session_id: str, turn_id: str) -> str:

@@ -13,7 +13,7 @@ from functions.common.execution import redrive_count, seconds_since
 from functions.common.lock import Claim
 from functions.common.lock_table import LockTable
 from functions.common.observability import StepRequest, measure, step
-from functions.common.progress import Report, Ticket, issue, tell
+from functions.common.progress import TICKET_SECONDS, Report, Ticket, issue, tell
 from functions.common.settings import AcquireLockSettings
 
 
@@ -68,10 +68,11 @@ def taken_up(request: Request, settings: AcquireLockSettings, waiting: int) -> N
         chat=request.chat,
         message_id=request.message_id,
         language=request.language,
+        until=int(time.time()) + TICKET_SECONDS,
         attempt=redrive_count(request.execution),
         started=request.execution["StartTime"],
     )
     sealed = issue(settings.session_key_arn, request.turn_id, request.session_key, ticket)
     keys = {"turn_id": request.turn_id, "session_key": request.session_key, "state": request.state}
     report = Report(**keys, ticket=sealed, time=time.time_ns() // 1_000_000, waiting=waiting)
-    tell(settings.progress_function, report)
+    tell(settings.callback_function, report)

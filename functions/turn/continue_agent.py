@@ -1,6 +1,6 @@
 """ContinueAgent: the agent goes on, since its time was up before it was done, or since a tool call was decided.
 
-Nothing is visible before Persist: the next part starts from this part's candidate snapshot, with fresh credentials.
+Nothing is visible before Persist: the next part starts from this part's candidate snapshot.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from functions.common import aws
-from functions.common.access import seal
 from functions.common.approvals import ApprovalTable, Decision
 from functions.common.budget import settle
 from functions.common.execution import redrive_count
@@ -34,12 +33,12 @@ class SessionState(BaseModel):
     committed: bool
     notice: Literal["session_lost"] | None
     part: int
-    progress: str
     approval_seconds: int
     inbox: list[InboxFile]
     captions: list[str]
     budget_usd: float
     model: str | None
+    verbose: int
 
 
 class Run(BaseModel):
@@ -69,7 +68,6 @@ class Result(SessionState):
     """`$.session` for the next part."""
 
     going_on: str
-    access: str
     allowed: tuple[str, ...]
     decision: Decision | None
 
@@ -87,7 +85,6 @@ def handler(request: Request) -> Result:
         **session.model_dump(exclude={"part"}),
         part=session.part + 1,
         going_on=turn.run.manifest,
-        access=seal(settings, session.session_id, request.turn_id),
         allowed=preferences.allowed_tools(session.session_id),
         decision=_decision(request, settings) if turn.run.status == "approval" else None,
     )

@@ -1,4 +1,4 @@
-"""The Turn's one function: every state but the agent's is a module here; and the net under turns that ended.
+"""The Turn's one function: every state is a module here; and the net under turns that ended.
 
 One function keeps one container warm for all steps of a turn, and a turn of a bot that slept starts it once.
 """
@@ -18,6 +18,7 @@ from functions.turn import (
     release_lock,
     reply,
     report_failure,
+    run_agent,
     turn_ended,
     turn_failed,
 )
@@ -27,6 +28,7 @@ Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 STATES: dict[str, Handler] = {
     "AcquireLock": acquire_lock.handler,
     "Hydrate": hydrate.handler,
+    "RunAgent": run_agent.handler,
     "AskApproval": ask_approval.handler,
     "ApprovalTimedOut": ask_approval.handler,
     "ContinueAgent": continue_agent.handler,

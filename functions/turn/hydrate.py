@@ -7,13 +7,11 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.access import seal
 from functions.common.budget import spent
-from functions.common.envelope import Chat, Message
+from functions.common.envelope import Message
 from functions.common.errors import BudgetSpent, SnapshotMissing
 from functions.common.execution import redrive_count, seconds_since
 from functions.common.observability import StepRequest, logger, measure, step
-from functions.common.progress import Ticket, issue
 from functions.common.sessions import Pointer, SessionTable
 from functions.common.settings import HydrateSettings
 from functions.common.snapshots import InboxFile, Manifest, Snapshots
@@ -25,10 +23,9 @@ NO_LIMIT_USD = 1_000_000.0
 class Result(BaseModel):
     """The session as the agent must continue it; `committed` when this turn's snapshot is visible already.
 
-    `going_on` is the snapshot that part `part` of the turn goes on from; `access` are sealed credentials (`access.py`),
-    `progress` is the sealed ticket for the Progress function (`progress.py`), `allowed` are tools that do not ask,
+    `going_on` is the snapshot that part `part` of the turn goes on from, `allowed` are tools that do not ask,
     `inbox` what was attached (`inbox.py`), `captions` what else was written, and `approval_seconds`
-    is how long a question stays open. `budget_usd` is what may still be spent, `model` what was chosen.
+    is how long a question stays open. `budget_usd` is what may still be spent, `model` and `verbose` what was chosen.
     """
 
     session_id: str
@@ -40,8 +37,6 @@ class Result(BaseModel):
     notice: Literal["session_lost"] | None = None
     part: int = 0
     going_on: str | None
-    access: str
-    progress: str
     allowed: tuple[str, ...] = ()
     decision: None = None
     approval_seconds: int
@@ -49,14 +44,13 @@ class Result(BaseModel):
     captions: list[str]
     budget_usd: float
     model: str | None
+    verbose: int
 
 
 class Request(StepRequest):
-    """The turn, its message, and whom the agent may tell what it does."""
+    """The turn and its message."""
 
-    chat: Chat
     message: Message
-    language: str
     execution: dict[str, Any]
 
 
@@ -86,13 +80,6 @@ def handler(request: Request) -> Result:
             logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
             pointer, notice = table.start_over(request.session_key), "session_lost"
     table.works_in(request.session_key, request.turn_id, pointer.session_id, notice is not None)
-    ticket = Ticket(
-        chat=request.chat,
-        message_id=request.message.id,
-        language=request.language,
-        verbose=preferences.verbose,
-        attempt=redrive_count(request.execution),
-    )
     messages = messages_of(settings, request.session_key, request.turn_id, request.message)
     inbox = fill(settings, pointer.session_id, request.turn_id, messages)
     return Result(
@@ -104,12 +91,11 @@ def handler(request: Request) -> Result:
         committed=record.committed,
         notice=notice,
         going_on=pointer.manifest,
-        access=seal(settings, pointer.session_id, request.turn_id),
-        progress=issue(settings.session_key_arn, request.turn_id, request.session_key, ticket),
         allowed=preferences.allowed_tools(pointer.session_id),
         inbox=inbox,
         budget_usd=round(min(NO_LIMIT_USD, *(budget.left for budget in budgets)), 4),
         model=preferences.model,
+        verbose=preferences.verbose,
         captions=[message.text for message in messages if message.text and message.id != request.message.id],
         approval_seconds=round(settings.approval_hours * 3600),
     )

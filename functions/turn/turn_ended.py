@@ -20,6 +20,7 @@ from functions.common import aws
 from functions.common.budget import Ledger
 from functions.common.errors import BadInput, BudgetSpent
 from functions.common.observability import StepRequest, logger, measure, parse, working
+from functions.common.runs import RunTable
 from functions.common.settings import LedgerSettings
 from functions.intake.stop_turn import STOPPED_BY_USER
 from functions.turn import release_lock, report_failure
@@ -63,6 +64,7 @@ def look_after(detail: StatusChange, context: Any) -> dict[str, Any]:
     execution = dict(aws.step_functions().describe_execution(executionArn=detail.executionArn))
     redrives = ended_redrive(execution, detail.stopDate)
     keys = {"turn_id": detail.name, "session_key": key, "state": "TurnEnded"}
+    RunTable(LedgerSettings.load().table, aws.dynamodb()).void(key, detail.name, redrives)
     result = release_lock.handler({**keys, "execution": {"RedriveCount": redrives}}, context)
     if redrives == execution.get("redriveCount", 0):
         with working(StepRequest(**keys)):

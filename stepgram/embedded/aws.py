@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 from xml.sax.saxutils import escape
@@ -17,12 +18,13 @@ from xml.sax.saxutils import escape
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.stepfunctions.parser.api import ExecutionStatus
 
+from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client
 from stepgram.embedded.conflicts import Conflict, Conflicts
-from stepgram.embedded.functions import FunctionHost, InvokeError, function_name
-from stepgram.embedded.iam import INVOKE, Access, Denied
+from stepgram.embedded.functions import EVENT_LIMIT, FunctionHost, InvokeError
+from stepgram.embedded.iam import INVOKE, Access, Denied, Wanted, allows
 from stepgram.embedded.step_functions import ApiError, StepFunctions
-from stepgram.embedded.template import Route, Rule
+from stepgram.embedded.template import FunctionSpec, Route, Rule
 from stepgram.embedded.transcribe import PREFIX, Transcribe, TranscribeError
 from stepgram.server import Server
 
@@ -139,14 +141,14 @@ class AwsEndpoint:
         assert self.functions is not None
         raw_path = environ.get("RAW_URI") or environ.get("REQUEST_URI") or environ["PATH_INFO"]
         reference = raw_path.split("/functions/", 1)[1].split("/invocations", 1)[0]
-        if environ.get("HTTP_X_AMZ_INVOCATION_TYPE") == "Event" and self.functions.knows(reference):
-            work = threading.Thread(target=self._invoke_asynchronously, args=(reference, body), daemon=True)
-            work.name = f"{BACKGROUND} {function_name(reference)}"
-            work.start()
-            start_response("202 Accepted", [("Content-Type", "application/json")])
-            return [b""]
+        tenant = environ.get("HTTP_X_AMZ_TENANT_ID")
         try:
-            answer = self.functions.invoke(reference, body)
+            if environ.get("HTTP_X_AMZ_INVOCATION_TYPE") == "Event":
+                spec = self.functions.admit(reference, body, tenant, EVENT_LIMIT)
+                self._in_background(spec, body, tenant)
+                start_response("202 Accepted", [("Content-Type", "application/json")])
+                return [b""]
+            answer = self.functions.invoke(reference, body, tenant)
         except InvokeError as error:
             headers = [("x-amzn-ErrorType", error.code), ("x-amzn-RequestId", str(uuid.uuid4()))]
             document = {"Type": "User", "message": str(error)}
@@ -201,16 +203,60 @@ class AwsEndpoint:
         }
         for rule in self.rules:
             if self.functions is not None and matches(rule.pattern, event):
-                self._invoke_asynchronously(rule.function, json.dumps(event).encode())
+                spec = self.functions.admit(rule.function, b"", None, EVENT_LIMIT)
+                self._invoke_asynchronously(spec, json.dumps(event).encode())
 
-    def _invoke_asynchronously(self, function: str, event: bytes) -> None:
-        """As Lambda does for EventBridge and for asynchronous callers: twice again when the function fails, unless its
-        configuration says otherwise, here without the minutes in between
-        (https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html)."""
+    def _in_background(self, spec: FunctionSpec, event: bytes, tenant: str | None = None) -> None:
+        """Carry an asynchronous invocation out, after the caller has its answer."""
+        work = threading.Thread(target=self._invoke_asynchronously, args=(spec, event, tenant), daemon=True)
+        work.name = f"{BACKGROUND} {spec.name}"
+        work.start()
+
+    def _invoke_asynchronously(self, spec: FunctionSpec, event: bytes, tenant: str | None = None) -> None:
+        """As Lambda does for EventBridge and for asynchronous callers, here without the minutes in between.
+
+        Twice again when the function fails, unless its configuration says otherwise; for as long as the configuration
+        says when it cannot be started. Then the destination is told
+        (https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html).
+        """
         assert self.functions is not None
-        for _ in range(1 + self.functions.retries(function)):
-            if self.functions.invoke(function, event).function_error is None:
-                return
+        began, pause, answer = time.monotonic(), 0.1, None
+        for _ in range(1 + spec.retries):
+            answer = None
+            while answer is None and not self.functions.stopped and time.monotonic() - began < spec.max_age:
+                try:
+                    answer = self.functions.invoke(spec.name, event, tenant)
+                except InvokeError:
+                    time.sleep(pause)
+                    pause = min(2 * pause, 5.0)
+            if answer is None or answer.function_error is None:
+                break
+        if (answer is None or answer.function_error) and not self.functions.stopped:
+            self._tell_destination(spec, event, answer)
+
+    def _tell_destination(self, spec: FunctionSpec, event: bytes, answer: Answer | None) -> None:
+        """The record of an invocation that failed, to the function that is to hear of it, by the failed one's own role
+        (https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html)."""
+        assert self.functions is not None
+        may = self.access.policies.get(spec.name, [])
+        if spec.on_failure is None or not allows(may, Wanted("lambda:InvokeFunction", spec.on_failure)):
+            return
+        record: dict[str, Any] = {
+            "version": "1.0",
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "requestContext": {
+                "requestId": str(uuid.uuid4()),
+                "functionArn": f"{spec.arn}:$LATEST",
+                "condition": "EventAgeExceeded" if answer is None else "RetriesExhausted",
+                "approximateInvokeCount": 1 if answer is None else 1 + spec.retries,
+            },
+            "requestPayload": json.loads(event),
+        }
+        if answer is not None:
+            record["responseContext"] = {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"}
+            record["responsePayload"] = json.loads(answer.payload)
+        destination = self.functions.admit(spec.on_failure, b"", None, EVENT_LIMIT)
+        self._in_background(destination, json.dumps(record).encode())
 
 
 def matches(pattern: dict[str, Any], event: dict[str, Any]) -> bool:

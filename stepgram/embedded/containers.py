@@ -2,8 +2,8 @@
 
 A container is a process that `launcher.py` became, with its own Runtime API. It is used for one invocation at a time
 and kept for the next one, as Lambda does; one that failed to start, ended, ran out of time or memory, or answered with
-too much is not used again. What Lambda has and this has not: a loopback of each container's own, and the freeze between
-two invocations. Error documents: https://docs.aws.amazon.com/lambda/latest/dg/python-exceptions.html,
+too much is not used again. What Lambda has and this has not: a loopback of each container's own (as root, a Runtime API
+answers its own container's user alone), and the freeze between two invocations. Error documents: https://docs.aws.amazon.com/lambda/latest/dg/python-exceptions.html,
 https://docs.aws.amazon.com/lambda/latest/dg/troubleshooting-invocation.html, and what Lambda is seen to answer.
 """
 
@@ -27,7 +27,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from stepgram.embedded import launcher
-from stepgram.embedded.functions import CONCURRENCY, Answer
+from stepgram.embedded.answers import Answer
+from stepgram.embedded.functions import CONCURRENCY
 from stepgram.embedded.launcher import Launch
 from stepgram.embedded.limits import RESERVED
 from stepgram.embedded.packages import Package, Packages, Runtime
@@ -75,10 +76,12 @@ class Containers:
         """Whether an invocation runs."""
         return bool(self._busy)
 
-    def run(self, spec: FunctionSpec, event: bytes, environment: dict[str, str], request_id: str) -> Answer:
-        """One invocation, in a container that is warm or in a new one."""
+    def run(
+        self, spec: FunctionSpec, event: bytes, environment: dict[str, str], tenant: str | None, request_id: str
+    ) -> Answer:
+        """One invocation, in a container of this tenant that is warm or in a new one."""
         with self._places[spec.name]:
-            container = self._take(spec, environment)
+            container = self._take(spec, environment, tenant)
             try:
                 return container.run(event, request_id)
             finally:
@@ -86,7 +89,7 @@ class Containers:
 
     def start(self, spec: FunctionSpec, environment: dict[str, str]) -> Answer | None:
         """Start a container ahead of its first invocation; what Lambda would answer when it cannot be started."""
-        container = self._take(spec, environment)
+        container = self._take(spec, environment, None)
         try:
             return container.started()
         finally:
@@ -109,16 +112,20 @@ class Containers:
             container.stop()
         self._watch.join()
 
-    def _take(self, spec: FunctionSpec, environment: dict[str, str]) -> Container:
+    def _take(self, spec: FunctionSpec, environment: dict[str, str], tenant: str | None) -> Container:
+        """A container without a tenant (it has served nobody yet) becomes this one's."""
         with self._lock:
             idle = self._idle[spec.name]
-            found = next((c for c in reversed(idle) if c.given == environment and c.alive), None)
+            fits = [c for c in reversed(idle) if c.given == environment and c.tenant in (tenant, None) and c.alive]
+            found = next((c for c in fits if c.tenant == tenant), fits[0] if fits else None)
             if found is not None:
                 idle.remove(found)
+                found.tenant = tenant
                 self._busy.add(found)
                 return found
             user = self._free_user() if os.getuid() == 0 else None
             container = Container(spec, self._packages, environment, self._log, user, self.isolated)
+            container.tenant = tenant
             self._busy.add(container)
             return container
 
@@ -161,10 +168,11 @@ class Container:
         self.spec = spec
         self.given = given
         self.user = user
+        self.tenant: str | None = None
         self.began = time.monotonic()
         self._isolated = isolate
         self._usable = True
-        self._api = RuntimeApi()
+        self._api = RuntimeApi(user)
         self._log = log
         self._tmp = tempfile.mkdtemp(prefix=FOLDER)
         self._held = contextlib.ExitStack()

@@ -47,15 +47,19 @@ class Outcome:
 
 
 class RuntimeApi:
-    """The server. `started` is set when the function asks for its first event, or has come to an end instead."""
+    """The server. `started` is set when the function asks for its first event, or has come to an end instead.
 
-    def __init__(self) -> None:
+    Every container of Lambda has a loopback of its own. Here all share one, so a container with a `user` of its own is
+    answered by that alone.
+    """
+
+    def __init__(self, user: int | None = None) -> None:
         self.started = threading.Event()
         self.outcomes: queue.Queue[Outcome] = queue.Queue()
         self._events: queue.Queue[Invocation | None] = queue.Queue()
         self._current: Invocation | None = None
         self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.api = self
+        self._server.api, self._server.user = self, user
         self.address = f"127.0.0.1:{self._server.server_port}"
         name = f"runtime-api-{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True, name=name).start()
@@ -93,9 +97,22 @@ class RuntimeApi:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     api: RuntimeApi
+    user: int | None
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether this client may connect."""
+        return self.user is None or owner(client_address[1], self.server_address[1]) == self.user
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A function that was ended breaks its connection; its exit says why."""
+
+
+def owner(port: int, to: int) -> int | None:
+    """The user of the process that connects from a loopback port to another (proc(5), /proc/net/tcp)."""
+    ends = [f"0100007F:{port:04X}", f"0100007F:{to:04X}"]
+    with open("/proc/net/tcp") as table:
+        lines = (line.split() for line in table)
+        return next((int(fields[7]) for fields in lines if fields[1:3] == ends), None)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -6,7 +6,8 @@
 - StartExecution is atomic: two at once with one name give one execution.
 - StopExecution with error and cause, effective at once.
 - `States.ALL` does not match States.Runtime and States.DataLimitExceeded.
-- A task token works once: the second answer gets TaskTimedOut.
+- A task token works once: the second answer gets TaskTimedOut. SendTaskFailure passes its cause on.
+- Each try of a state has a task token of its own, and is heard from its beginning.
 - Executions can be saved and restored; one that ran goes on from the state it was in.
 - Each Task is signed for by its state machine's role (`iam.py`), and a refusal has the name it has on AWS.
 
@@ -46,6 +47,11 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service impor
     state_task_service_lambda,
     state_task_service_sfn,
 )
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.resource import ResourceCondition
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service import StateTaskService
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_callback import (
+    StateTaskServiceCallback,
+)
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_dynamodb import (
     StateTaskServiceDynamoDB,
 )
@@ -55,6 +61,7 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (
     StateTaskServiceSfn,
 )
+from moto.stepfunctions.parser.asl.eval.callback.callback import CallbackEndpoint, HeartbeatEndpoint
 from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
 from moto.stepfunctions.parser.asl.eval.event.event_manager import EventHistoryContext
 from moto.stepfunctions.parser.asl.eval.program_state import (
@@ -135,17 +142,19 @@ class StepFunctions:
             "DescribeExecution": self._describe,
             "DescribeStateMachineForExecution": self._describe_machine,
             "StopExecution": self._stop,
+            "SendTaskFailure": self._fail_task,
             "ValidateStateMachineDefinition": self._validate,
         }
 
     def guard(self, action: str, body: dict[str, Any]) -> None:
         """What is checked before moto answers. Raises ApiError."""
-        if action == "SendTaskSuccess":
+        if action in ("SendTaskSuccess", "SendTaskFailure", "SendTaskHeartbeat"):
             token = body.get("taskToken", "")
             with self._starting:
                 if token in self._used_tokens:
                     raise ApiError("TaskTimedOut", "Task Timed Out: 'Provided task does not exist anymore'")
-                self._used_tokens.add(token)
+                if action != "SendTaskHeartbeat":
+                    self._used_tokens.add(token)
 
     @property
     def starting(self) -> threading.Lock:
@@ -209,6 +218,11 @@ class StepFunctions:
             "redriveStatusReason": None if _redrivable(execution) else _reason(execution),
         }
         return 200, _plain(answer)
+
+    def _fail_task(self, body: dict[str, Any]) -> Reply:
+        """moto's own leaves the cause out."""
+        self._backend.send_task_failure(body["taskToken"], error=body.get("error"), cause=body.get("cause"))
+        return 200, {}
 
     def _validate(self, _: dict[str, Any]) -> Reply:
         """moto has no such check; what a definition must hold is tested by `tests/definitions.py`."""
@@ -499,6 +513,7 @@ def _patch(additions: StepFunctions) -> None:
         additions.on_change(self.execution)
 
     BaseExecutionWorkerCommunication.terminated = terminated
+    _tokens_as_on_aws()
     for service, name in REFUSED.items():
         _name_refusals(service, name)
     matches = getattr(ErrorEqualsDecl, "_stepgram_original", ErrorEqualsDecl._eval_body)
@@ -511,6 +526,34 @@ def _patch(additions: StepFunctions) -> None:
             matches(self, env)
 
     ErrorEqualsDecl._eval_body = eval_body
+
+
+def _tokens_as_on_aws() -> None:
+    """Each try of a state has a token of its own, which is good from the moment its task is scheduled.
+
+    With moto, all tries share one, so a second try gets the first one's answer; and a heartbeat, and with
+    HeartbeatSeconds an answer, is heard only when the function that was called with the token has returned.
+    """
+
+    def notify_heartbeat(self: Any) -> bool:
+        if self._heartbeat_endpoint:
+            self._heartbeat_endpoint.notify()
+        return True
+
+    def setup_heartbeat_endpoint(self: Any, heartbeat_seconds: int) -> HeartbeatEndpoint:
+        self._heartbeat_endpoint = HeartbeatEndpoint(heartbeat_seconds=heartbeat_seconds)
+        if self._outcome is not None:
+            self._heartbeat_endpoint.notify()
+        return self._heartbeat_endpoint
+
+    def eval_execution(self: Any, env: Any) -> None:
+        if self._is_integration_pattern() and self.resource.condition == ResourceCondition.WaitForTaskToken:
+            env.callback_pool_manager.add(env.states.context_object.update_task_token())
+        StateTaskService._eval_execution(self, env)
+
+    StateTaskServiceCallback._eval_execution = eval_execution
+    CallbackEndpoint.notify_heartbeat = notify_heartbeat
+    CallbackEndpoint.setup_heartbeat_endpoint = setup_heartbeat_endpoint
 
 
 def _name_refusals(service: Any, name: str) -> None:

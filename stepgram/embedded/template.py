@@ -40,8 +40,9 @@ CODE_URI = "s3://local/functions.zip"
 class FunctionSpec:
     """One function as the template describes it. `timeout` in seconds, `memory` in MB.
 
-    `retries`: how often an asynchronous invocation that failed is tried again. `log_group` and `log_format` are
-    LoggingConfig's.
+    `retries`: how often an asynchronous invocation that failed is tried again, `max_age`: for how many seconds one that
+    could not be started, `on_failure`: the function that hears of it then. `tenants`: it is in tenant isolation mode.
+    `log_group` and `log_format` are LoggingConfig's.
     """
 
     logical_id: str
@@ -53,6 +54,9 @@ class FunctionSpec:
     environment: dict[str, str]
     is_image: bool
     retries: int = 2
+    max_age: int = 21_600
+    on_failure: str | None = None
+    tenants: bool = False
     log_group: str = ""
     log_format: str = "Text"
 
@@ -269,6 +273,9 @@ def role_statements(role: dict[str, Any], resolve: Resolver) -> list[Statement]:
 def _spec(logical_id: str, properties: dict[str, Any], source: dict[str, Any], resolve: Resolver) -> FunctionSpec:
     environment = resolve(properties.get("Environment", {}).get("Variables", {}))
     is_image = properties["Handler"] == "image"
+    asynchronous = source["Properties"].get("EventInvokeConfig", {})
+    on_failure = resolve(asynchronous.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination"))
+    tenancy = resolve.condition(properties.get("TenancyConfig"))
     return FunctionSpec(
         logical_id=logical_id,
         name=resolve.names[logical_id],
@@ -278,7 +285,10 @@ def _spec(logical_id: str, properties: dict[str, Any], source: dict[str, Any], r
         memory=int(resolve(properties["MemorySize"])),
         environment={k: str(v) for k, v in environment.items()},
         is_image=is_image,
-        retries=int(source["Properties"].get("EventInvokeConfig", {}).get("MaximumRetryAttempts", 2)),
+        retries=int(asynchronous.get("MaximumRetryAttempts", 2)),
+        max_age=int(asynchronous.get("MaximumEventAgeInSeconds", 21_600)),
+        on_failure=None if on_failure is None else str(on_failure),
+        tenants=tenancy == {"TenantIsolationMode": "PER_TENANT"},
         log_group=str(resolve(properties.get("LoggingConfig", {}).get("LogGroup", ""))),
         log_format=str(properties.get("LoggingConfig", {}).get("LogFormat", "Text")),
     )

@@ -1,6 +1,7 @@
 """The agent's own process on the embedded stack: one JSON line in, one invocation, one JSON line out.
 
-Its environment is the function's and nothing else of the machine's; what the handler prints goes to the log.
+It starts as the zygote (`workers.py`): it imports packages, and forks a worker for each environment it is sent. A
+worker's environment is the function's and nothing else of the machine's; what its handler prints goes to the log.
 """
 
 from __future__ import annotations
@@ -8,25 +9,55 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
+import socket
 import sys
+import tempfile
+import threading
+from typing import NoReturn
 
-from stepgram.embedded.functions import Context, call_handler
+import claude_agent_sdk  # noqa: F401 - the agent's module itself is imported by each worker: it looks at its process
+import pathspec  # noqa: F401
+
+import functions.common.aws
+import functions.common.workspace  # noqa: F401
+from stepgram.embedded.answers import Context, call_handler
 
 AGENT = "functions.agent.handler"
+MESSAGE_BYTES = 1024 * 1024
 
 
 def main() -> None:
-    """Serve invocations until standard input closes."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    """Fork a worker for each environment that is sent, until the stack closes the socket."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    assert threading.active_count() == 1, "only a process without threads may be forked"
+    while True:
+        document, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+        if not document:
+            return
+        with socket.socket(fileno=descriptors[0]) as requests:
+            if os.fork() == 0:
+                control.close()
+                _serve(requests, json.loads(document))
+
+
+def _serve(requests: socket.socket, environment: dict[str, str]) -> NoReturn:
+    """Be a worker until the stack closes its socket."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = None
+    requests.sendall(json.dumps({"process": os.getpid()}).encode() + b"\n")
     importlib.import_module(AGENT)
-    for line in sys.stdin.buffer:
+    for line in requests.makefile("rb"):
         request = json.loads(line)
         context = Context(request["name"], request["seconds"], request["request_id"], request["memory"])
         answer = call_handler(request["handler"], request["event"], context)
         document = {"payload": json.loads(answer.payload), "function_error": answer.function_error}
-        answers.write(json.dumps(document).encode() + b"\n")
-        answers.flush()
+        requests.sendall(json.dumps(document).encode() + b"\n")
+    os._exit(0)
 
 
 if __name__ == "__main__":

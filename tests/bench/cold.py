@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stepgram.embedded.functions import Answer, Invoker
+from stepgram.embedded.answers import Answer
+from stepgram.embedded.functions import Invoker
 from stepgram.embedded.packages import Packages, shared_cache
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.template import ROOT, FunctionSpec

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from functions.common.envelope import turn_id
-from stepgram.embedded.functions import Answer, InvokeError, Invoker, failure
+from stepgram.embedded.answers import Answer, failure
+from stepgram.embedded.functions import InvokeError, Invoker
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.template import FunctionSpec
 from stepgram.executions import detail

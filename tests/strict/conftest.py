@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from stepgram.embedded.answers import Answer
 from stepgram.embedded.containers import Containers
-from stepgram.embedded.functions import Answer
 from stepgram.embedded.packages import Package, Packages, shared_cache
 from stepgram.embedded.template import FunctionSpec
 
@@ -58,7 +58,7 @@ class Tiny:
         return FunctionSpec("TinyFunction", "tiny", arn, "tiny.handler", timeout, memory, {}, False)
 
     def invoke(self, event: Any = None, **limits: int) -> Answer:
-        return self.containers.run(self.spec(**limits), json.dumps(event).encode(), GIVEN, "request-1")
+        return self.containers.run(self.spec(**limits), json.dumps(event).encode(), GIVEN, None, "request-1")
 
     def value(self, event: Any = None, **limits: int) -> Any:
         """What the function returned; fails with its error otherwise."""

@@ -35,7 +35,7 @@ def test_the_zip_holds_what_the_makefile_puts_there_and_the_requirements(package
     folder = packages.of(spec("WebhookFunction")).folder
 
     assert {path.name for path in (folder / "functions").iterdir()} == {
-        *("__init__.py", "common", "webhook", "intake", "turn", "progress")
+        *("__init__.py", "common", "webhook", "intake", "turn", "callback")
     }
     assert (folder / "pydantic").is_dir()
     assert not (folder / "boto3").exists()
@@ -46,7 +46,7 @@ def test_functions_with_one_recipe_share_a_package_that_is_built_once(packages: 
     folder = packages.of(spec("WebhookFunction")).folder
     built = folder.stat().st_ino
 
-    assert packages.of(spec("ProgressFunction")).folder == folder
+    assert packages.of(spec("CallbackFunction")).folder == folder
     assert folder.stat().st_ino == built
 
 

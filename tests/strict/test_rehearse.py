@@ -65,12 +65,12 @@ def test_what_the_files_tell_is_named_before_anything_is_built(broken: Path) -> 
 
 @pytest.mark.timeout(300)
 def test_a_folder_left_out_of_the_zip_is_named(broken: Path) -> None:
-    change(broken / "functions" / "Makefile", r"cp -r (.*?) progress ", r"cp -r \1 ")
+    change(broken / "functions" / "Makefile", r"cp -r (.*?) callback ", r"cp -r \1 ")
 
     done = rehearse("--root", str(broken))
 
     assert done.returncode == 1
-    named = "the package of ProgressFunction cannot be imported: No module named 'functions.progress'"
+    named = "the package of CallbackFunction cannot be imported: No module named 'functions.callback'"
     assert named in done.stdout.rpartition("This would not deploy:")[2]
 
 

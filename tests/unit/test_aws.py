@@ -156,7 +156,7 @@ def as_function(stack: EmbeddedStack) -> Iterator[Any]:
 
 
 def test_a_denied_call_names_its_action_and_resource(stack: EmbeddedStack, as_function: Any) -> None:
-    as_function("ProgressFunction")
+    as_function("CallbackFunction")
     table, bucket = (stack.deployment.outputs[name] for name in ("SessionTable", "SessionBucket"))
 
     with pytest.raises(ConfigurationError, match=f"dynamodb:Scan on {table}: AccessDeniedException"), aws.translated():

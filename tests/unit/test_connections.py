@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 from werkzeug.serving import WSGIRequestHandler
 
+from functions.agent.callback import Callback
 from functions.agent.handler import renew_connections
 from functions.common import aws
-from functions.common.progress import Heard, Report, ask
+from functions.common.progress import Heard
 from functions.common.settings import AwsSettings
 from functions.common.snapshots import Snapshots
 from stepgram.embedded.stack import EmbeddedStack
@@ -46,12 +47,12 @@ def test_a_request_to_s3_is_made_again_when_its_connection_is_dead(wire: Forward
 
 
 def test_a_report_on_a_dead_connection_costs_a_report_and_no_turn(wire: Forwarder) -> None:
-    report = Report(turn_id="t", session_key="1:0", state="RunAgent", ticket="", time=0)
-    ask("nobody", report)
+    callback = Callback("nobody", {"turn_id": "t", "session_key": "1:0", "state": "RunAgent", "ticket": ""})
+    callback.listen(beat=False)
     wire.cut("reset")
 
-    assert ask("nobody", report) == Heard()
-    ask("nobody", report)
+    assert callback.listen(beat=False) == Heard()
+    callback.listen(beat=False)
     assert wire.connections == 2
 
 

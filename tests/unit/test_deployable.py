@@ -53,7 +53,7 @@ def test_a_template_that_is_no_yaml_is_named(broken: Path) -> None:
     ("pattern", "replacement", "named"),
     [
         ("Timeout: 900", "Timeout: 1200", "AgentFunction: Timeout 1200 is not between 1 and 900 seconds"),
-        ("MemorySize: 512", "MemorySize: 20000", "ProgressFunction: MemorySize 20000 is not between 128 and 10240 MB"),
+        ("MemorySize: 512", "MemorySize: 20000", "CallbackFunction: MemorySize 20000 is not between 128 and 10240 MB"),
         ("MaxValue: 10240", "MaxValue: 20480", "AgentFunction: MemorySize 20480 is not between 128 and 10240 MB"),
         ("2048, 4096, 8192", "2048, 256", "AgentFunction: EphemeralStorage 256 is not between 512 and 10240 MB"),
     ],

@@ -18,7 +18,7 @@ from functions.common.settings import AgentSettings
 
 ENVIRONMENT = {
     "SESSION_BUCKET": "bucket",
-    "PROGRESS_FUNCTION": "progress",
+    "CALLBACK_FUNCTION": "progress",
     "MODEL_ID": "model",
     "ANTHROPIC_DEFAULT_OPUS_MODEL": "opus-id",
     "ANTHROPIC_DEFAULT_SONNET_MODEL": "sonnet-id",

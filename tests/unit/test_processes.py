@@ -13,7 +13,7 @@ import pytest
 
 from functions.agent import handler
 from functions.agent.processes import RUNTIME, StillRunning
-from stepgram.embedded.functions import Context
+from stepgram.embedded.answers import Context
 from tests.conftest import ROOT
 from tests.unit.test_options import settings
 
@@ -247,14 +247,14 @@ def test_a_container_with_a_process_that_cannot_be_ended_ends(monkeypatch: pytes
 
     monkeypatch.setattr(handler, "run_once", run_once)
     monkeypatch.setattr(handler.AgentSettings, "load", settings)
+    monkeypatch.setattr(handler.Callback, "begin", lambda self: True)
     monkeypatch.setattr("functions.agent.handler.os._exit", end)
     session = {
-        "session_id": "s", "version": 0, "manifest": None, "part": 0, "going_on": None, "access": "", "progress": "",
-        "budget_usd": 1,
+        "session_id": "s", "version": 0, "manifest": None, "part": 0, "going_on": None, "budget_usd": 1,
     }  # fmt: skip
     event = {
         "turn_id": "t", "session_key": "1:0", "state": "RunAgent", "text": "hello", "session": session,
-        "lock": {"fence": 1, "redrive_count": 0}, "execution": {},
+        "attempt": 0, "access": "", "ticket": "",
     }  # fmt: skip
 
     with pytest.raises(Ended, match="1"):

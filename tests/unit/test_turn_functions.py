@@ -15,8 +15,8 @@ from functions.common.sessions import Pointer, SessionTable
 from functions.common.snapshots import Manifest, OutboxFile, RunResult, RunSummary, Segment, Snapshots
 from functions.common.texts import say
 from functions.turn.handler import STATUS_CHANGE
+from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client
-from stepgram.embedded.functions import Answer
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.telegram import server
 from tests.conftest import Person
@@ -311,8 +311,7 @@ def test_turn_failed_passes_once_the_execution_was_redriven(
 
 @pytest.mark.parametrize("state", ["AcquireLock", "Hydrate", "RunAgent", "Persist", "Reply", "ReleaseLock"])
 def test_a_malformed_payload_names_the_field(call: Call, state: str) -> None:
-    function = "AgentFunction" if state == "RunAgent" else "TurnFunction"
-    answer = json.loads(call(function, {"turn_id": 1, "state": state}).payload)
+    answer = json.loads(call("TurnFunction", {"turn_id": 1, "state": state}).payload)
 
     assert answer["errorType"] == "BadInput"
     assert "session_key: Field required" in answer["errorMessage"]

@@ -1,4 +1,4 @@
-"""The agent's function without the CLI: all around the run is real (claim, stored result, snapshot, lock check)."""
+"""The agent's function without the CLI: all around the run is real (claim, snapshot, result, hand-in)."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from functions.common.progress import ProgressTable
 from functions.common.texts import say
 from functions.intake import answer_question, stop_turn, time_travel
 from functions.webhook.handler import SECRET_HEADER
+from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.client import client
-from stepgram.embedded.functions import Answer, failure
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.telegram import BotApiError
 from tests.conftest import ROOT, Faults, Person, until

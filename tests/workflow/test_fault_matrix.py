@@ -23,8 +23,9 @@ from functions.common.lock import Lock
 from functions.common.lock_table import LockTable
 from functions.common.sessions import SessionTable
 from functions.common.snapshots import Manifest, Snapshots
+from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.client import client
-from stepgram.embedded.functions import Answer, InvokeError, Invoker, failure
+from stepgram.embedded.functions import InvokeError, Invoker
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.template import FunctionSpec
 from tests.conftest import ROOT, Person, until
@@ -36,7 +37,7 @@ CELLS_AT_ONCE = 16
 _chats = itertools.count(900_001)
 
 STATES = (
-    *("AcquireLock", "Hydrate", "RunAgent", "Persist", "Reply", "ReleaseLock"),
+    *("AcquireLock", "Hydrate", "RunAgent", "Agent", "Persist", "Reply", "ReleaseLock"),
     *("ReportFailure", "ReleaseFailedLock", "TurnFailed"),
 )
 FAILURE_ROUTE = ("ReportFailure", "ReleaseFailedLock", "TurnFailed")
@@ -74,7 +75,8 @@ class Harness:
         cell = self._by_chat.get(int(str(event.get("session_key", "0:0")).split(":")[0]))
         if cell is None:
             return run(spec, event)
-        state = str(event.get("state"))
+        names = {"CallbackFunction": "the callback", "AgentFunction": "Agent"}
+        state = names.get(spec.logical_id, str(event.get("state")))
         first = str(event.get("turn_id", "")).endswith(f"u{self.first_update(cell)}")
         if state == "RunAgent" and first and cell.state in FAILURE_ROUTE and not cell.struck:
             return failure("ModelRejected", "so that the failure route is taken")

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 from botocore.model import OperationModel
 
+from functions.agent.callback import Callback
 from functions.common import aws
 from functions.common.observability import logger
 from functions.common.settings import environment
 from functions.common.telegram import BotApi
+from functions.turn import run_agent
+from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.client import client
-from stepgram.embedded.functions import Answer, Invoker, failure
+from stepgram.embedded.functions import Invoker
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.template import FunctionSpec
 from tests.conftest import Person
@@ -26,7 +29,8 @@ from tests.workflow.fast_agent import answer_to, fast_agent
 
 WRITES = ("PutItem", "UpdateItem", "TransactWriteItems", "PutObject", "SendTaskSuccess")
 STEPS = [
-    ("RunAgent", ["PutObject"] * 6),  # claim, transcript, manifest, debug log, costs, result
+    ("RunAgent", ["UpdateItem", "invoke"]),  # the run's number and token; the agent is started
+    ("Agent", ["begin", *["PutObject"] * 5, "end"]),  # transcript, manifest, debug log, costs, result
     ("Persist", ["TransactWriteItems"] * 2),  # the snapshot; then the sums of costs
     (
         "Reply",
@@ -55,9 +59,10 @@ class Killer:
         mine = event.get("session_key") == f"{self._chat}:0"
         if mine and self._state == "ReportFailure" and event.get("state") == "RunAgent" and not self.struck:
             return failure("ModelRejected", "so that the failure route is taken")
-        if not mine or event.get("state") != self._state or self.struck:
+        state = "Agent" if spec.logical_id == "AgentFunction" else event.get("state")
+        if not mine or state != self._state or spec.logical_id == "CallbackFunction" or self.struck:
             return run(spec, event)
-        self.struck, self._active = True, (spec.name, event["turn_id"], self._state)
+        self.struck, self._active = True, (spec.name, event["turn_id"], event["state"])
         try:
             return run(spec, event)
         except Killed:
@@ -107,6 +112,19 @@ def play(
         one.meta.events.register("after-call.*.*", killer.after_call)
         return one
 
+    surely, start = Callback._surely, run_agent.invoke
+
+    def callback(self: Callback, given: dict[str, Any]) -> Any:
+        result = surely(self, given)
+        killer.wrote(given["what"])
+        return result
+
+    def invoke(*arguments: Any) -> None:
+        start(*arguments)
+        killer.wrote("invoke")
+
+    monkeypatch.setattr(Callback, "_surely", callback)
+    monkeypatch.setattr(run_agent, "invoke", invoke)
     monkeypatch.setattr(BotApi, "call", telegram)
     monkeypatch.setattr(aws, "_made", listened)
     aws._client.cache_clear()

@@ -115,13 +115,14 @@ def test_a_turn_stopped_before_the_agent_began_says_so(
     stack: EmbeddedStack, person: Person, chat: int, faults: Faults
 ) -> None:
     """The agent fails once and is tried again; Stop comes in between."""
-    faults.fail("RunAgent", chat, "Lambda.ServiceException")
+    faults.fail("Agent", chat, "Runtime.ExitError")
     table = ProgressTable(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws), 0)
     name = person.say(chat, "!slow 30")
     until(lambda: person.status(name) != "NONE")
     assert table.stop(f"{chat}:0", name, 0)
     turn = person.wait(name)
 
+    assert turn.status == "SUCCEEDED", turn.cause
     assert turn.output["outcome"] == "STOPPED"
     assert person.texts(chat) == [say("stopped", "en")]
     assert person.ask(chat, "again").output["version"] == 2
@@ -131,7 +132,8 @@ def test_a_turn_stopped_before_the_agent_began_says_so(
 def test_a_turn_that_does_not_hear_is_stopped_by_force_the_second_time(
     stack: EmbeddedStack, person: Person, chat: int, faults: Faults
 ) -> None:
-    faults.fail("Progress", chat, "Broken", times=100)
+    faults.fail("listen", chat, "Broken", times=100)
+    faults.fail("show", chat, "Broken", times=100)
     name = person.say(chat, "!slow 20")
     person.wait_for_state(name, "RunAgent")
     assert person.command(chat, "/stop")["outcome"] == f"stopping {name}"
@@ -154,7 +156,7 @@ def test_a_late_press_of_stop_does_not_stop_the_turn_after_it(stack: EmbeddedSta
 
 
 def test_without_progress_a_turn_is_answered_all_the_same(person: Person, chat: int, faults: Faults) -> None:
-    faults.fail("Progress", chat, "Broken", times=100)
+    faults.fail("show", chat, "Broken", times=100)
 
     assert person.ask(chat, "hello").output["outcome"] == "DELIVERED"
     assert len(person.replies(chat)) == 1
@@ -165,7 +167,8 @@ def ticket(stack: EmbeddedStack, chat: int) -> str:
     """Leave to speak in a chat, for one turn there."""
     environment = next(s for s in stack.functions._specs.values() if s.logical_id == "TurnFunction").environment
     use_environment({**stack.functions._base, **environment})
-    where = Ticket(chat=Chat(id=chat, type="private"), message_id=1, language="en")
+    until = int(time.time()) + 60
+    where = Ticket(chat=Chat(id=chat, type="private"), message_id=1, language="en", until=until)
     sealed = issue(environment["SESSION_KEY_ARN"], f"c{chat}-t0-u1", f"{chat}:0", where)
     use_environment(None)
     return sealed
@@ -173,11 +176,12 @@ def ticket(stack: EmbeddedStack, chat: int) -> str:
 
 def test_a_ticket_speaks_for_its_own_turn_only(stack: EmbeddedStack, call: Any, chat: int, ticket: str) -> None:
     stack.telegram.say(chat, "/whoami")
-    report = {"turn_id": f"c{chat}-t0-u1", "session_key": f"{chat}:0", "state": "RunAgent", "ticket": ticket, "time": 1}
+    keys = {"turn_id": f"c{chat}-t0-u1", "session_key": f"{chat}:0", "state": "RunAgent", "ticket": ticket}
+    report = {**keys, "what": "show", "time": 1}
 
-    assert call("ProgressFunction", report).function_error is None
+    assert call("CallbackFunction", report).function_error is None
     for change in ({"turn_id": f"c{chat}-t0-u2"}, {"session_key": "1:0"}, {"ticket": "bm8="}, {"ticket": "?"}):
-        answer = call("ProgressFunction", {**report, **change})
+        answer = call("CallbackFunction", {**report, **change})
         assert b"BadInput" in answer.payload
 
 
@@ -188,12 +192,13 @@ def test_a_report_after_the_answer_shows_nothing(
     until(lambda: bool(person.replies(chat)))
     table = ProgressTable(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws), 2**31)
     turn = f"c{chat}-t0-u1"
-    report = {"turn_id": turn, "session_key": f"{chat}:0", "state": "RunAgent", "ticket": ticket, "text": "late"}
-    assert call("ProgressFunction", {**report, "time": 5}).function_error is None
+    keys = {"turn_id": turn, "session_key": f"{chat}:0", "state": "RunAgent", "ticket": ticket}
+    report = {**keys, "what": "show", "text": "late"}
+    assert call("CallbackFunction", {**report, "time": 5}).function_error is None
     assert (stack.telegram.signs(chat)["draft"] or {})["_page"]["markdown"] == "late"
     before = len(calls(stack, chat, "sendRichMessageDraft"))
     table.close(f"{chat}:0", turn, 0)
 
-    call("ProgressFunction", {**report, "time": time.time_ns() // 1_000_000})
+    call("CallbackFunction", {**report, "time": time.time_ns() // 1_000_000})
 
     assert len(calls(stack, chat, "sendRichMessageDraft")) == before

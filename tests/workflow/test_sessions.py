@@ -21,9 +21,10 @@ from werkzeug.serving import WSGIRequestHandler
 
 from functions.common.sessions import Pointer, SessionTable
 from functions.common.snapshots import Manifest, Snapshots
+from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client
 from stepgram.embedded.expiry import expire, pass_time
-from stepgram.embedded.functions import Answer, Invoker
+from stepgram.embedded.functions import Invoker
 from stepgram.embedded.iam import TEMPORARY
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.template import FunctionSpec
@@ -228,8 +229,9 @@ def test_an_open_conversation_whose_cli_died_harms_nobody(
     stack.functions.cool_down()
     session = person.ask(chat, "one").output["session_id"]
     for process in Path("/proc").glob("[0-9]*"):
-        if session.encode() in (process / "cmdline").read_bytes():
-            os.kill(int(process.name), signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # another one's, which ended meanwhile
+            if session.encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
 
     found = person.ask(chat if same else chat + 1_000_000, "two")
 
@@ -537,15 +539,6 @@ class Killing:
         for worker in set(self._stack.functions._workers._busy) - before:
             self.killed += 1
             worker.stop()
-        self._let_the_claim_go_silent()
-
-    def _let_the_claim_go_silent(self) -> None:
-        """What 15 seconds would do: the dead run's claim no longer counts."""
-        kept = Kept(self._stack, self._chat)
-        prefix = f"sessions/{kept.pointer.session_id}/turns/"
-        for item in kept.s3.list_objects_v2(Bucket=kept.bucket, Prefix=prefix).get("Contents", []):
-            if item["Key"].endswith("claim.json"):
-                kept.s3.delete_object(Bucket=kept.bucket, Key=item["Key"])
 
 
 @pytest.mark.timeout(400)

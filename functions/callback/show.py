@@ -1,4 +1,4 @@
-"""Progress: shows in the chat what a turn is doing, and says whether somebody pressed Stop.
+"""What a turn is doing, in its chat; the answer says whether somebody pressed Stop.
 
 In private chats the answer streams as a draft with a Stop button, which the final message ends. In groups it is
 "typing" first and then one message, edited at Telegram's pace, whose place the answer takes. A turn that is run again
@@ -27,12 +27,15 @@ from functions.common.progress import (
 )
 from functions.common.rendering import Classic, classic_parts
 from functions.common.sessions import SessionTable
-from functions.common.settings import ProgressSettings
+from functions.common.settings import CallbackSettings
 from functions.common.telegram import BotApi, bot_api
 from functions.common.texts import say
 
 PRIVATE_PAUSE, GROUP_PAUSE = 1.0, 4.0
 """Seconds between two things shown."""
+
+EARLY = 0.8
+"""A report that comes after this share of the pause is shown; an earlier one is not, whoever sends it."""
 
 DETAIL_CHARACTERS = 160
 
@@ -40,33 +43,32 @@ DETAIL_CHARACTERS = 160
 @step(Report)
 def handler(report: Report) -> Heard:
     """Show what is new. Telegram's refusals are no failure of the turn: there is only less to see."""
-    ticket = redeem(report.ticket, report.turn_id, report.session_key)
-    settings = ProgressSettings.load()
+    ticket = redeem(report)
+    settings = CallbackSettings.load()
     dynamodb = aws.dynamodb()
     table = ProgressTable(settings.table, dynamodb, SessionTable(settings.table, dynamodb).expiry())
-    if report.show == "listen":
-        return Heard(stop=table.shown(report.session_key, report.turn_id).stop >= ticket.attempt)
     sequence = ticket.attempt * ATTEMPT + report.time
-    shown = table.begin(report.session_key, report.turn_id, sequence)
     pause = PRIVATE_PAUSE if ticket.chat.type == "private" else GROUP_PAUSE
-    stop = shown.stop >= ticket.attempt
+    run = ticket.run.number if ticket.run else None
+    shown = table.begin(report.session_key, report.turn_id, sequence, run, pause * EARLY)
+    heard = Heard(stop=shown.stop >= ticket.attempt, gone=run is not None and not shown.run.is_run(run), pause=pause)
     if shown.stale:
-        return Heard(stop=stop, pause=pause)
+        return heard
     sign = Sign(bot_api(settings), ticket, report, table)
     message_id: int | None = None
     try:
-        if not stop:
+        if not heard.stop:
             message_id = sign.show(shown)
             if ticket.started is not None and not ticket.attempt:
                 measure(FirstSignSeconds=seconds_since(ticket.started))
     except TelegramRateLimited as error:
-        pause = max(pause, float(error.retry_after))
+        heard = heard.model_copy(update={"pause": max(pause, float(error.retry_after))})
     except TelegramError as error:
         logger.warning("Telegram does not show progress", cause=str(error))
         measure(ProgressFailures=1)
     if not table.end(report.session_key, report.turn_id, sequence, message_id, bool(report.waiting)) and message_id:
         sign.delete(message_id)
-    return Heard(stop=stop, pause=pause)
+    return heard
 
 
 class Sign:
@@ -93,7 +95,7 @@ class Sign:
         if is_private and not is_rerun:
             self._draft(content)
             return None
-        if not content or is_private or self._report.show == "alive":
+        if not content or is_private or self._report.alive:
             self._bot.call("sendChatAction", {**self._where, "action": "typing"})
             return None
         return self._put(message_id, classic_parts(content)[-1])
