@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stepgram.embedded.client import Addresses, Ports, client
-from stepgram.embedded.state import forget, read_json, write_json
+from stepgram.embedded.client import Addresses, Ports, client, trust
+from stepgram.embedded.state import forget, private, read_json, write_json
 
 if TYPE_CHECKING:
     from stepgram.embedded.stack import EmbeddedStack
@@ -86,6 +86,7 @@ def running() -> Stack | None:
     if document is None:
         return None
     addresses = Addresses(**document)
+    trust(addresses.aws, addresses.operator)
     stack = Stack(addresses.outputs, addresses.aws, addresses.telegram)
     try:
         stack.client("stepfunctions").describe_state_machine(stateMachineArn=stack.outputs["TurnArn"])
@@ -141,7 +142,11 @@ def serve(ports: Ports, bot_token: str | None = None) -> Iterator[Stack]:
 @contextmanager
 def _lock(wait: bool = True) -> Iterator[bool]:
     """Hold the folder. Yields False when `stepgram local` holds it; waits for any other command."""
-    home().mkdir(parents=True, exist_ok=True)
+    try:
+        private(home())
+        (home() / "lock").touch(0o600)
+    except OSError as error:
+        raise StackError(f"STEPGRAM_HOME: {home()} cannot be kept from others: {error.strerror}") from error
     with open(home() / "lock", "a+") as file:
         if _try(file):
             yield True

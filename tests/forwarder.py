@@ -9,6 +9,9 @@ import threading
 from typing import Literal
 from urllib.parse import urlsplit
 
+import pytest
+
+from stepgram import server
 from stepgram.server import HOST
 
 Cut = Literal["alive", "closed", "reset", "silent"]
@@ -23,13 +26,15 @@ CONTINUE = b"HTTP/1.1 100 "
 class Forwarder:
     """Forwards to `target`, an http address, and keeps connections alive, which that server does not.
 
-    `url` is its own address; `connections` counts those that were made to it.
+    `url` is its own address, under which the server answers too; `connections` counts those that were made to it.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, patch: pytest.MonkeyPatch) -> None:
         self._target = (HOST, int(urlsplit(target).port or 0))
         self._listening = socket.create_server((HOST, 0))
         self.url = f"http://{HOST}:{self._listening.getsockname()[1]}"
+        own, mine = server.hosts, self.url.removeprefix("http://")
+        patch.setattr(server, "hosts", lambda port: {*own(port), mine})
         self._cut: dict[socket.socket, Cut] = {}
         self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()

@@ -35,7 +35,7 @@ def local(port: int) -> None:
     try:
         with serve(Ports(aws=port + 2, telegram=port), os.environ.get("TELEGRAM_BOT_TOKEN") or None) as stack:
             page, address = serve_console(stack, port + 1)
-            out.print(f"[bold]chat[/bold]     {stack.telegram or 'your bot in Telegram'}")
+            out.print(f"[bold]chat[/bold]     {f'{stack.telegram}/' if stack.telegram else 'your bot in Telegram'}")
             out.print(f"[bold]console[/bold]  {address}")
             out.print(f"[dim]AWS      {stack.endpoint}   (Ctrl-C stops; `stepgram ask` goes through here)[/dim]")
             if stack.telegram:

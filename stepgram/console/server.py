@@ -1,7 +1,7 @@
 """The console page: the turns of a stack, one turn as a graph of its definition, and what can be done about it.
 
 It answers on loopback only, and only under an address that holds a random token: another program or page that reaches
-the port can neither read nor do anything. The page asks nobody but this server (see POLICY).
+the port can neither read nor do anything. The page asks nobody but this server (see `stepgram/server.py`).
 
     GET  /<token>/api/turns           a page of rows, filtered
     GET  /<token>/api/turns/<name>    one turn: states by attempt, definition, explanation
@@ -12,7 +12,6 @@ the port can neither read nor do anything. The page asks nobody but this server 
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from dataclasses import asdict
 from datetime import datetime
@@ -26,16 +25,13 @@ from functions.common.errors import SnapshotMissing
 from stepgram.executions import Turns, Wanted, detail, history
 from stepgram.explain import explain
 from stepgram.rerun import RerunError, redrive, rerun_from_start, stop
-from stepgram.server import Server
+from stepgram.server import NOBODY, Server, only_with_token
 from stepgram.sessions import Sessions
 from stepgram.stack import Stack, StackError
 
 PAGE = Path(__file__).parent / "page"
 ROWS = 100
 """Rows the page asks for at a time."""
-
-POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
-NOBODY = "Open the address that `stepgram local` or `stepgram console` printed: it holds a token."
 
 
 def serve(stack: Stack, port: int = 0) -> tuple[Server, str]:
@@ -53,19 +49,7 @@ def app(stack: Stack, token: str) -> Flask:
     turns = Turns(step_functions, stack.outputs["TurnArn"])
     definitions: dict[str, str] = {}  # Step Functions gives one a second; a page that looks again asks for none
 
-    @application.url_value_preprocessor
-    def only_with_token(endpoint: str | None, values: dict[str, Any] | None) -> None:
-        given = (values or {}).pop("token", "")
-        if not hmac.compare_digest(given.encode(), token.encode()):
-            abort(Response(NOBODY, 403))
-
-    @application.after_request
-    def keep_to_itself(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Cache-Control"] = "no-store"
-        return response
+    only_with_token(application, token)
 
     @application.errorhandler(SnapshotMissing)
     @application.errorhandler(RerunError)

@@ -19,7 +19,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.stepfunctions.parser.api import ExecutionStatus
 
 from stepgram.embedded.answers import Answer
-from stepgram.embedded.client import client
+from stepgram.embedded.client import client, trust
 from stepgram.embedded.conflicts import Conflict, Conflicts
 from stepgram.embedded.functions import EVENT_LIMIT, FunctionHost, InvokeError
 from stepgram.embedded.iam import INVOKE, Access, Denied, Wanted, allows
@@ -56,6 +56,7 @@ class AwsEndpoint:
         self.routes: list[Route] = []
         self.rules: list[Rule] = []
         self.server = Server(self, port)
+        trust(self.server.url, access.operator)
         self.transcribe = Transcribe(lambda: client("s3", self.server.url))
         # moto's interpreter calls Lambda and DynamoDB at this port; it reads the variable at every call.
         os.environ["MOTO_PORT"] = str(self.server.port)
@@ -68,8 +69,9 @@ class AwsEndpoint:
                 return self._http_api(route, environ, start_response)
         raw = _body(environ)
         environ["wsgi.input"] = io.BytesIO(raw)
-        restricted = self.access.restricted(environ)
         try:
+            self.access.authenticate(environ, raw)
+            restricted = self.access.restricted(environ)
             if restricted:
                 self.access.check(environ, raw)
         except Denied as denied:

@@ -137,7 +137,7 @@ class Bedrock:
 
     def app(self) -> Flask:
         """The WSGI application."""
-        app = Flask("bedrock")
+        app = Flask("bedrock", static_folder=None)
         app.add_url_rule("/inference-profiles", view_func=self._profiles)
         app.add_url_rule("/model/<path:model>/invoke", view_func=self._invoke, methods=["POST"])
         app.add_url_rule("/model/<path:model>/invoke-with-response-stream", view_func=self._stream, methods=["POST"])

@@ -25,6 +25,7 @@ from urllib.parse import unquote
 
 from functions.common.settings import use_environment
 from stepgram.embedded.answers import Answer, Context, call_handler, failure
+from stepgram.embedded.client import secret_key
 from stepgram.embedded.limits import RESERVED
 from stepgram.embedded.template import FunctionSpec
 from stepgram.embedded.workers import WorkerPool
@@ -204,7 +205,11 @@ class FunctionHost:
 
     def _environment(self, spec: FunctionSpec) -> dict[str, str]:
         """What the stack and the template give; the template cannot take Lambda's own variables."""
-        own = {"AWS_LAMBDA_FUNCTION_NAME": spec.name, "AWS_ACCESS_KEY_ID": spec.name}
+        own = {
+            "AWS_LAMBDA_FUNCTION_NAME": spec.name,
+            "AWS_ACCESS_KEY_ID": spec.name,
+            "AWS_SECRET_ACCESS_KEY": secret_key(self._base["AWS_ENDPOINT_URL"], spec.name),
+        }
         given = {name: value for name, value in spec.environment.items() if name not in RESERVED}
         return {**self._base, **own, **given}
 

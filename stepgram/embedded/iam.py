@@ -1,18 +1,22 @@
 """IAM on the embedded stack: functions and state machines may do what the template's policies allow, and nothing else.
 
 A function signs with a key of its own, a Task with its state machine's; whoever takes a role gets keys that are
-narrowed by the session policy, as STS makes them. Every other key (the operator's) may do everything. Signatures are
-not checked, nor who may invoke a function as a service: SAM writes that permission from the very event that the
-route or rule comes from, so none can lack it.
+narrowed by the session policy, as STS makes them. The operator's key, made anew at each start, may do everything; any
+other is refused, and so is a signature that was not made with the key's secret. What is not checked is the age of a
+signature, nor who may invoke a function as a service: SAM writes that permission from the very event that the route
+or rule comes from, so none can lack it.
 Sources: IAM policy evaluation (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html),
 the actions and resources of each service (Service Authorization Reference), AssumeRole's session policies, and S3's
-403 instead of 404 for who may not list (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html).
+403 instead of 404 for who may not list (https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html); signatures
+(https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html).
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,15 +25,44 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+from botocore.auth import S3SigV4Auth, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from moto.kms.models import kms_backends
 
-from stepgram.embedded.client import ACCOUNT, REGION
+from stepgram.embedded.client import ACCOUNT, OPERATOR, REGION, derived
 from stepgram.embedded.state import read_json, write_json
 
 Statement = Mapping[str, Any]
-KEY_ID = re.compile(r"Credential=([^/,]+)/")
+SIGNED = re.compile(
+    r"AWS4-HMAC-SHA256 Credential=(?P<key>[^/, ]+)/\d{8}/(?P<region>[^/, ]+)/(?P<service>[^/, ]+)/aws4_request, *"
+    r"SignedHeaders=(?P<headers>([^, ]+;)?host(;[^, ]+)?), *Signature=(?P<signature>[0-9a-f]{64})"
+)
+"""The header of a signed request. Its host is always signed; the scope's day is that of the time in `X-Amz-Date`."""
+
 TEMPORARY = "ASIA"
 """What the key ids that STS gives out begin with."""
+
+UNSIGNED, UNKNOWN, FORGED = (
+    "Missing Authentication Token",
+    "The security token included in the request is invalid.",
+    "The request signature we calculated does not match the signature you provided.",
+)
+REFUSALS = {
+    "s3": {UNSIGNED: "AccessDenied", UNKNOWN: "InvalidAccessKeyId", FORGED: "SignatureDoesNotMatch"},
+    "sts": {UNSIGNED: "MissingAuthenticationToken", UNKNOWN: "InvalidClientTokenId", FORGED: "SignatureDoesNotMatch"},
+    "": {
+        UNSIGNED: "MissingAuthenticationTokenException",
+        UNKNOWN: "UnrecognizedClientException",
+        FORGED: "InvalidSignatureException",
+    },
+}
+"""The codes of who is not known, by the form of the answer: S3's, that of STS and CloudFormation, everybody else's."""
+
+TAKEN = re.compile(
+    rb"<AccessKeyId>(\w+)</AccessKeyId>\s*<SecretAccessKey>([^<]+)</SecretAccessKey>\s*<SessionToken>([^<]+)<"
+)
+"""What STS gives out: key id, secret, token."""
 
 INVOKE = "2015-03-31/functions/"
 """The path of Lambda's Invoke API."""
@@ -72,6 +105,8 @@ class Access:
     def __init__(self, path: Path) -> None:
         self._path = path
         kept = read_json(path) or {}
+        self.operator = secrets.token_urlsafe(30)
+        """The operator's secret key."""
         self._taken: dict[str, dict[str, Any]] = kept.get("taken", {})
         self._key: dict[str, str] | None = kept.get("key")
         self.refused: list[tuple[str, str, str]] = []
@@ -108,11 +143,30 @@ class Access:
     def role_taken(self, request: bytes, answer: bytes) -> None:
         """Remember what AssumeRole gave out."""
         asked = {name: values[0] for name, values in parse_qs(request.decode()).items()}
-        found = re.search(rb"<AccessKeyId>(\w+)</AccessKeyId>", answer)
+        found = TAKEN.search(answer)
         if asked.get("Action") == "AssumeRole" and found is not None:
             policy = json.loads(asked["Policy"])["Statement"] if "Policy" in asked else None
             expires = time.time() + int(asked.get("DurationSeconds", 3600))
-            self._taken[found[1].decode()] = {"role": asked["RoleArn"], "policy": policy, "expires": expires}
+            key, secret, token = (part.decode() for part in found.groups())
+            given = {"role": asked["RoleArn"], "policy": policy, "expires": expires}
+            self._taken[key] = {**given, "secret": secret, "token": token}
+
+    def authenticate(self, environ: Mapping[str, Any], body: bytes) -> None:
+        """Raise Denied unless the request is signed with the secret of a key that is known."""
+        signed = SIGNED.fullmatch(environ.get("HTTP_AUTHORIZATION", ""))
+        if signed is None:
+            raise _unknown(environ, "", UNSIGNED)
+        key, service = signed["key"], signed["service"]
+        taken = self._taken.get(key)
+        if taken is not None and not hmac.compare_digest(
+            taken["token"].encode(), environ.get("HTTP_X_AMZ_SECURITY_TOKEN", "").encode()
+        ):
+            raise _unknown(environ, service, UNKNOWN)
+        if taken is None and key not in self.policies and key != OPERATOR:
+            raise _unknown(environ, service, UNKNOWN)
+        secret = derived(self.operator, key) if taken is None else taken["secret"]
+        if not hmac.compare_digest(_signature(environ, body, signed, secret), signed["signature"]):
+            raise _unknown(environ, service, FORGED)
 
     def restricted(self, environ: Mapping[str, Any]) -> bool:
         """Whether the request is signed with a key that is checked."""
@@ -242,8 +296,39 @@ def _query(environ: Mapping[str, Any], body: bytes) -> Iterator[Wanted]:
 
 
 def _key_of(environ: Mapping[str, Any]) -> str:
-    found = KEY_ID.search(environ.get("HTTP_AUTHORIZATION", ""))
-    return found[1] if found else ""
+    """The key of a request that is authenticated."""
+    found = SIGNED.fullmatch(environ["HTTP_AUTHORIZATION"])
+    assert found is not None
+    return found["key"]
+
+
+def _signature(environ: Mapping[str, Any], body: bytes, signed: re.Match[str], secret: str) -> str:
+    """What the signature must be, by botocore's own signer; the body's hash is taken as signed where it is a header."""
+    request = AWSRequest(environ["REQUEST_METHOD"], f"http://{environ['HTTP_HOST']}{environ['REQUEST_URI']}", data=body)
+    for name in signed["headers"].split(";"):
+        request.headers[name] = environ.get(_variable(name), "")
+    request.context["timestamp"] = environ.get("HTTP_X_AMZ_DATE", "")
+    signer = S3SigV4Auth if signed["service"] == "s3" else SigV4Auth
+    auth = signer(Credentials(signed["key"], secret), signed["service"], signed["region"])
+    return str(auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request))
+
+
+def _variable(header: str) -> str:
+    """The name of a header in WSGI's environment (PEP 3333)."""
+    name = header.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+def _unknown(environ: Mapping[str, Any], service: str, reason: str) -> Denied:
+    """The refusal of a request from nobody knows whom, in the service's own code, status and form."""
+    path = environ["PATH_INFO"].lstrip("/")
+    if environ.get("HTTP_X_AMZ_TARGET"):
+        form, status = "", 400
+    elif path.startswith(INVOKE):
+        form, status = "", 403
+    else:
+        form, status = "sts" if environ["REQUEST_METHOD"] == "POST" and not path else "s3", 403
+    return Denied(form or service, REFUSALS[form][reason], reason, status)
 
 
 def _list(value: Any) -> list[str]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
+from stepgram.server import refusal
+
 VERSION = "/2018-06-01/runtime"
 ANSWER = re.compile(rf"{VERSION}/invocation/([\w-]+)/(response|error)")
 
@@ -121,6 +123,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the function's own output is the log."""
+
+    def parse_request(self) -> bool:
+        """Answer to the function alone, and to no page that is open in a browser."""
+        if not super().parse_request():
+            return False
+        reason = refusal(self.headers.get, self.server.server_port)
+        if reason is not None:
+            self.close_connection = True
+            self._say(403, {"errorMessage": reason, "errorType": "Forbidden"})
+        return reason is None
 
     def do_GET(self) -> None:
         """The next event; the request waits as long as there is none."""

@@ -27,13 +27,12 @@ from stepgram.embedded.functions import FunctionHost
 from stepgram.embedded.iam import Access
 from stepgram.embedded.packages import Packages
 from stepgram.embedded.polling import Poller
-from stepgram.embedded.state import BucketFolder, Saver, TableFile, read_json, write_json
+from stepgram.embedded.state import BucketFolder, Saver, TableFile, private, read_json, write_json
 from stepgram.embedded.step_functions import StepFunctions
-from stepgram.embedded.telegram import Telegram
+from stepgram.embedded.telegram import Telegram, new_token
 from stepgram.embedded.template import TEMPLATE, Clients, Deployment, deploy
 from stepgram.server import Server
 
-BOT_TOKEN = "7000000001:local-demo-token"
 STACK = "stepgram"
 SETTINGS = {
     "TELEGRAM_API_URL": "TelegramApiUrl",
@@ -83,7 +82,7 @@ class EmbeddedStack:
         self._bot_token = bot_token
         self._poller: Poller | None = None
         self._fingerprints: dict[str, tuple[str, int]] = {}
-        home.mkdir(parents=True, exist_ok=True)
+        private(home)
 
     def __enter__(self) -> Self:
         """Start everything and go on with what was running."""
@@ -94,7 +93,7 @@ class EmbeddedStack:
         self.access = Access(self._home / "access.json")
         self.aws = AwsEndpoint(self.step_functions, self.access, self._ports.aws)
         endpoint = self.aws.server.url
-        self.telegram = Telegram(BOT_TOKEN, self._home / "files", read_json(self._home / "telegram.json"))
+        self.telegram = Telegram(new_token(), self._home / "files", read_json(self._home / "telegram.json"))
         self._telegram_server = Server(self.telegram.app(), self._ports.telegram)
         self.bedrock = Bedrock(read_json(self._home / "model.json"))
         self._bedrock_server = Server(self.bedrock.app())
@@ -103,8 +102,6 @@ class EmbeddedStack:
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
         }
         containers = Containers(self._packages, self._home / "functions.log") if self._packages else None
         self.functions = FunctionHost(self.deployment.functions, base, self._home, containers)
@@ -136,8 +133,8 @@ class EmbeddedStack:
     @property
     def addresses(self) -> Addresses:
         """Where the stack is."""
-        stand_in = None if self._bot_token else self._telegram_server.url
-        return Addresses(self.aws.server.url, stand_in, self.deployment.outputs)
+        page = None if self._bot_token else f"{self._telegram_server.url}/{self.telegram.page_token}"
+        return Addresses(self.aws.server.url, page, self.deployment.outputs, self.access.operator)
 
     def _deploy(self, endpoint: str) -> Deployment:
         secrets = client("secretsmanager", endpoint)
@@ -149,7 +146,7 @@ class EmbeddedStack:
             s3=client("s3", endpoint),
         )
         given = {name: self._environment[key] for key, name in SETTINGS.items() if self._environment.get(key)}
-        stand_in = {"TelegramBotToken": BOT_TOKEN, "TelegramApiUrl": self._telegram_server.url}
+        stand_in = {"TelegramBotToken": self.telegram.token, "TelegramApiUrl": self._telegram_server.url}
         parameters = {
             **({} if self._bot_token else {"AllowedUsers": "*"}),
             "ConsoleUrl": "stepgram show {name}",
@@ -239,6 +236,7 @@ def reset_moto() -> None:
 
 def redirect_logs(path: Path) -> None:
     """Send the functions' log lines into a file: the terminal belongs to the command."""
+    path.touch(0o600)
     handler = logging.FileHandler(path)
     handler.setFormatter(logger.registered_formatter)
     logger._logger.handlers[:] = [handler]

@@ -7,9 +7,11 @@ executions/<name>     one document each           files/         documents sent 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -38,10 +40,23 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private(path.parent)
     draft = path.with_name(f".{path.name[:100]}.{os.getpid()}")
+    draft.touch(0o600)
     draft.write_bytes(content)
     draft.replace(path)
+
+
+def private(folder: Path) -> None:
+    """Make a folder its owner's alone, be it there or not. Raises OSError when it is another's or everybody's."""
+    if not folder.parent.is_dir():
+        private(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    mode = folder.stat().st_mode
+    if mode & stat.S_ISVTX:
+        raise OSError(errno.EPERM, "it is a folder for everybody", str(folder))
+    if mode & 0o077:
+        folder.chmod(0o700)
 
 
 class TableFile:

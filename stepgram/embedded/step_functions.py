@@ -80,6 +80,7 @@ from moto.stepfunctions.parser.backend.execution import (
 )
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend, stepfunctions_parser_backends
 
+from stepgram.embedded.client import secret_key
 from stepgram.embedded.iam import role_name
 
 _making = threading.Lock()
@@ -443,15 +444,15 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=32)
-def _client_at(port: int, region: str, service: str, role: str) -> Any:
+def _client_at(endpoint: str, region: str, service: str, key: str, secret: str) -> Any:
     """A client like moto's own, which signs for a state machine's role."""
     seconds = TimeoutSeconds.DEFAULT_TIMEOUT_SECONDS
     return boto3.client(
         service,  # type: ignore[call-overload]
         region_name=region,
-        endpoint_url=f"http://localhost:{port}",
-        aws_access_key_id=role_name(role),
-        aws_secret_access_key="any",
+        endpoint_url=endpoint,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
         config=Config(
             parameter_validation=False,
             retries={"total_max_attempts": 1},
@@ -463,8 +464,9 @@ def _client_at(port: int, region: str, service: str, role: str) -> Any:
 
 def _client_for(region: str, service: str, state_credentials: StateCredentials) -> Any:
     """One client per service, role and port: moto makes one for every task, which took a quarter of a turn's time."""
+    endpoint, key = f"http://localhost:{moto_server_port()}", role_name(state_credentials.role_arn)
     with _making:
-        return _client_at(moto_server_port(), region, service, state_credentials.role_arn)
+        return _client_at(endpoint, region, service, key, secret_key(endpoint, key))
 
 
 def _remember() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stepgram.embedded.answers import Answer, failure
+from stepgram.embedded.state import private
 from stepgram.embedded.template import FunctionSpec
 
 IDLE_WORKERS = 3
@@ -143,7 +144,7 @@ class Worker:
         self.number, self.environment, self.tenant = number, environment, tenant
         self._tmp = home / "containers" / str(number)
         shutil.rmtree(self._tmp, ignore_errors=True)
-        self._tmp.mkdir(parents=True, exist_ok=True)
+        private(self._tmp)
         self._socket = zygote.fork({**environment, "TMPDIR": str(self._tmp)})
         self._lines = self._socket.makefile("rb")
         started = self._lines.readline()

@@ -61,7 +61,6 @@ class Local:
     """A `stepgram local` that runs."""
 
     def __init__(self, home: Path, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "stepgram.cli", "local", "--port", str(port)],
             env={**os.environ, "STEPGRAM_HOME": str(home), "PYTHONUNBUFFERED": "1"},
@@ -71,7 +70,7 @@ class Local:
         )
         assert self._process.stdout is not None
         self.greeting = [self._process.stdout.readline() for _ in range(3)]
-        self.console = self.greeting[1].split()[-1]
+        self.url, self.console = (line.split()[-1].rstrip("/") for line in self.greeting[:2])
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGINT)
@@ -89,12 +88,12 @@ class Local:
         return [message.get("text", "") for message in found if message["from"]["is_bot"]]
 
     def executions(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = requests.get(f"{self.console}api/turns", timeout=10).json()["rows"]
+        found: list[dict[str, Any]] = requests.get(f"{self.console}/api/turns", timeout=10).json()["rows"]
         return found
 
     def state(self, name: str) -> str | None:
         """The state an execution is in."""
-        found = requests.get(f"{self.console}api/turns/{name}", timeout=10)
+        found = requests.get(f"{self.console}/api/turns/{name}", timeout=10)
         return found.json()["states"][-1]["name"] if found.ok and found.json()["states"] else None
 
 
@@ -164,9 +163,8 @@ def test_local_serves_both_pages_and_other_commands_go_through_it(local: Callabl
 
     asked = stepgram("ask", "--json", "--chat", "7", "from the terminal")
     listed = running.executions()
-    shown = requests.get(f"{running.console}api/turns/{listed[0]['name']}", timeout=10).json()
+    shown = requests.get(f"{running.console}/api/turns/{listed[0]['name']}", timeout=10).json()
 
-    assert running.url in running.greeting[0]
     assert "console" in running.greeting[1]
     assert "<title>Stepgram chat</title>" in requests.get(running.url, timeout=10).text
     assert "Stepgram" in requests.get(running.console, timeout=10).text

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from functions.common import access
 from functions.common.errors import BadInput
 from functions.common.settings import AccessSettings, use_environment
-from stepgram.embedded.client import ACCOUNT, REGION, client
+from stepgram.embedded.client import ACCOUNT, REGION, client, secret_key
 from stepgram.embedded.iam import Wanted, allows
 from stepgram.embedded.stack import EmbeddedStack
 
@@ -48,16 +48,16 @@ def as_function(stack: EmbeddedStack, logical_id: str) -> None:
     use_environment(stack.functions._environment(stack.deployment.functions[f"stepgram-{logical_id}"]))
 
 
-def signed_by(stack: EmbeddedStack, service: str, key: str, token: str | None = None) -> Any:
-    """A client with a key of one's own."""
+def signed_by(stack: EmbeddedStack, service: str, key: str, taken: access.Credentials | None = None) -> Any:
+    """A client with the key of a function or state machine, or with one that was `taken`."""
     config = Config(retries={"total_max_attempts": 1})
     return boto3.session.Session(region_name=REGION).client(
         service,  # type: ignore[call-overload]
         endpoint_url=stack.addresses.aws,
         config=config,
         aws_access_key_id=key,
-        aws_secret_access_key="any",
-        aws_session_token=token,
+        aws_secret_access_key=taken.secret if taken else secret_key(stack.addresses.aws, key),
+        aws_session_token=taken.token if taken else None,
     )
 
 
@@ -88,7 +88,7 @@ def test_with_its_credentials_the_agent_reaches_its_own_session_only(
 ) -> None:
     client("s3", agent.addresses.aws).put_object(Bucket=bucket_name, Key=f"sessions/{THEIRS}/secret", Body=b"theirs")
     found = access.unseal(sealed, MINE, "turn-1")
-    s3 = signed_by(agent, "s3", found.key_id, found.token)
+    s3 = signed_by(agent, "s3", found.key_id, found)
 
     s3.put_object(Bucket=bucket_name, Key=f"sessions/{MINE}/a", Body=b"mine")
     listed = s3.list_objects_v2(Bucket=bucket_name, Prefix=f"sessions/{MINE}/")["Contents"]
@@ -157,15 +157,16 @@ def test_credentials_end_after_their_hour(
 ) -> None:
     found = access.unseal(sealed, MINE, "turn-1")
     monkeypatch.setitem(agent.access._taken[found.key_id], "expires", 0)
-    s3 = signed_by(agent, "s3", found.key_id, found.token)
+    s3 = signed_by(agent, "s3", found.key_id, found)
 
     assert refused(lambda: s3.list_objects_v2(Bucket=bucket_name, Prefix=f"sessions/{MINE}/")) == "ExpiredToken"
 
 
 def test_a_key_that_sts_never_gave_out_or_forgot_opens_nothing(stack: EmbeddedStack, bucket_name: str) -> None:
-    s3 = signed_by(stack, "s3", "ASIAFORGOTTEN", "token")
+    found = access.Credentials(key_id="ASIAFORGOTTEN", secret="secret", token="token")
+    s3 = signed_by(stack, "s3", "ASIAFORGOTTEN", found)
 
-    assert refused(lambda: s3.get_object(Bucket=bucket_name, Key="any")) == "ExpiredToken"
+    assert refused(lambda: s3.get_object(Bucket=bucket_name, Key="any")) == "InvalidAccessKeyId"
 
 
 def test_a_function_may_do_what_its_policy_says_and_no_more(stack: EmbeddedStack) -> None:

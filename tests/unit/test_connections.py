@@ -14,6 +14,7 @@ from functions.common import aws
 from functions.common.progress import Heard
 from functions.common.settings import AwsSettings
 from functions.common.snapshots import Snapshots
+from stepgram.embedded.client import OPERATOR, secret_key
 from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Bucket
 from tests.forwarder import Cut, Forwarder
@@ -26,11 +27,11 @@ SOON_SECONDS = 5.0
 def wire(stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forwarder]:
     """What is between our clients and AWS."""
     monkeypatch.setattr(WSGIRequestHandler, "protocol_version", "HTTP/1.1")
-    forwarder = Forwarder(stack.addresses.aws)
+    forwarder = Forwarder(stack.addresses.aws, monkeypatch)
     here = AwsSettings.model_validate({"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": forwarder.url})
     monkeypatch.setattr(AwsSettings, "load", lambda: here)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", OPERATOR)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key(stack.addresses.aws, OPERATOR))
     yield forwarder
     forwarder.close()
 

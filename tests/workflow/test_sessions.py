@@ -266,7 +266,7 @@ def test_no_connection_that_died_in_a_freeze_costs_a_turn(
     opened: int,
 ) -> None:
     monkeypatch.setattr(WSGIRequestHandler, "protocol_version", "HTTP/1.1")
-    wire = Forwarder(stack.functions._specs[AGENT].environment["MODEL_BASE_URL"])
+    wire = Forwarder(stack.functions._specs[AGENT].environment["MODEL_BASE_URL"], monkeypatch)
     agent_spec(MODEL_BASE_URL=wire.url, KEEP_OPEN_IDLE_SECONDS=str(idle))
     stack.functions.cool_down()
     session = str(person.ask(chat, "one").output["session_id"])

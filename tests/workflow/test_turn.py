@@ -126,7 +126,7 @@ def test_tools_see_no_secret_of_the_machine(person: Person, chat: int) -> None:
     seen = person.texts(chat)[0]
     assert "CLAUDE_CONFIG_DIR" in seen
     assert "SESSION_BUCKET=\n" in seen
-    assert "local-demo-token" not in seen
+    assert person.stack.telegram.token not in seen
 
 
 def test_the_same_update_delivered_twice_at_once_is_one_execution_and_one_reply(person: Person, chat: int) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hmac
 import mimetypes
 import re
+import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 from flask import Response, request, send_file
 
+from stepgram.embedded.state import private
 from stepgram.embedded.telegram.checks import (
     DOWNLOAD_LIMIT,
     PHOTO_LIMIT,
@@ -17,6 +20,7 @@ from stepgram.embedded.telegram.checks import (
     BotApiError,
     caption_of,
     image_size,
+    image_type,
     rich_content,
     text_content,
 )
@@ -200,7 +204,8 @@ class BotMethods(Updates):
     def _stored(self, kind: str, name: str, content: bytes, mime: str | None = None) -> dict[str, Any]:
         """Keep a file; returns the message's field for it."""
         file_id = f"file{len(self.calls)}-{time.time_ns()}{Path(name).suffix[:10]}"
-        self._files.mkdir(parents=True, exist_ok=True)
+        private(self._files)
+        (self._files / file_id).touch(0o600)
         (self._files / file_id).write_bytes(content)
         file: dict[str, Any] = {"file_id": file_id, "file_unique_id": file_id, "file_size": len(content)}
         if kind == "photo":
@@ -226,10 +231,25 @@ class BotMethods(Updates):
         return {"file_id": path.name, "file_unique_id": path.name, "file_size": size, "file_path": f"files/{path.name}"}
 
     def _download(self, token: str, name: str) -> Response:
-        path = self._files / Path(name).name
-        if token != self.token or not path.is_file():
+        if not self._is_mine(token):
             return Response("Not Found", 404)
-        return send_file(path.resolve())
+        return self._file(name)
+
+    def _is_mine(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self.token.encode())
+
+    def _file(self, name: str) -> Response:
+        """A file that somebody sent: to be saved, or an image to be shown, and never a page that runs here."""
+        path = self._files / Path(name).name
+        if not path.is_file():
+            return Response("Not Found", 404)
+        with path.open("rb") as file:
+            kind = image_type(file.read(16))
+        response = send_file(path.resolve(), mimetype=kind or "application/octet-stream")
+        response.headers["Content-Disposition"] = "inline" if kind else "attachment"
+        response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
 
     def _send_chat_action(self, parameters: dict[str, Any]) -> Any:
         """Shown for five seconds, or until the bot sends something."""
@@ -363,6 +383,11 @@ class BotMethods(Updates):
             chat.pop("action", None)
         self.on_change()
         return complete
+
+
+def new_token() -> str:
+    """A token for the stand-in's bot, in the form of Telegram's."""
+    return f"{BOT['id']}:{secrets.token_urlsafe(26)}"
 
 
 def _check_buttons(markup: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ RICH_LIMIT = 32_768
 UPLOAD_LIMIT = 50 * 1024 * 1024
 PHOTO_LIMIT = 10 * 1024 * 1024
 DOWNLOAD_LIMIT = 20 * 1024 * 1024
+IMAGES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
+"""How files begin that are images; WebP is known by two places."""
 
 
 class BotApiError(Exception):
@@ -71,13 +73,19 @@ def caption_of(parameters: dict[str, Any]) -> dict[str, Any]:
     return {"caption": caption} if caption else {}
 
 
+def image_type(content: bytes) -> str | None:
+    """The media type of a PNG, JPEG, GIF or WebP by its first bytes; None when it is none of these."""
+    if (content[:4], content[8:12]) == (b"RIFF", b"WEBP"):
+        return "image/webp"
+    return next((kind for start, kind in IMAGES.items() if content.startswith(start)), None)
+
+
 def image_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a PNG, JPEG, GIF or WebP by its header; None when it is none of these."""
-    if content[:8] == b"\x89PNG\r\n\x1a\n":
+    """Width and height of a PNG, 1 and 1 of another image; None when it is no image."""
+    kind = image_type(content)
+    if kind == "image/png":
         return int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
-    if content[:3] == b"\xff\xd8\xff" or content[:4] == b"GIF8" or (content[:4], content[8:12]) == (b"RIFF", b"WEBP"):
-        return 1, 1
-    return None
+    return (1, 1) if kind else None
 
 
 def _is_boundary(text: str, offset: int) -> bool:

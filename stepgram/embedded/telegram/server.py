@@ -1,8 +1,9 @@
 """A stand-in for the Telegram Bot API, for the methods the bot uses, as strict as the real one.
 
 Parameters are validated with aiogram's models of Bot API 10.3; limits and error texts are Telegram's. It also plays the
-people: `/person/...` sends a message as someone, and `/` is a page to chat on. Updates go to the registered webhook as
-Telegram sends them: one at a time for each chat, again after 1 s, 2 s, 4 s ... up to 60 s until the answer is 2xx.
+people: `/<token>/` is a page to chat on, with a random token, and `/<token>/person/...` sends a message as someone.
+Updates go to the registered webhook as Telegram sends them: one at a time for each chat, again after 1 s, 2 s, 4 s ...
+up to 60 s until the answer is 2xx.
 
 A request of more than 50 MB is answered 413 before it is looked at: "Request Entity Too Large", from the length its
 head announces (tdlib/td HttpReader.cpp; https://github.com/tdlib/telegram-bot-api/issues/720). The cloud's limit is the
@@ -10,7 +11,7 @@ head announces (tdlib/td HttpReader.cpp; https://github.com/tdlib/telegram-bot-a
 (https://github.com/tdlib/telegram-bot-api/issues/671, where it is the local server's 4,000 MB). Telegram does not say
 what of the form around the files it counts; here all of the body does.
 
-Differences, on purpose: a webhook may be http on loopback, and `/person` exists.
+Differences, on purpose: a webhook may be http on loopback, and the page exists.
 Sources: https://core.telegram.org/bots/api (methods, limits), https://core.telegram.org/bots/webhooks, and the error
 texts of the open-source server (tdlib/telegram-bot-api, tdlib/td MessageEntity.cpp).
 """
@@ -23,13 +24,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, request, send_file
+from flask import Blueprint, Flask, Response, request, send_from_directory
 from pydantic import ValidationError
 
 from stepgram.embedded.telegram.bot_api import public
 from stepgram.embedded.telegram.checks import BotApiError, image_size
 from stepgram.embedded.telegram.people import People
 from stepgram.embedded.telegram.updates import method_models
+from stepgram.server import NOBODY, only_with_token
 
 FADING = ("Draft", "Action")
 """What the names of methods end with whose effect does not last."""
@@ -40,7 +42,7 @@ PLAIN_TEXT = ("text", "caption")
 REQUEST_LIMIT = 50 * 1024 * 1024
 """Bytes of one request's body."""
 
-PAGE = Path(__file__).parent / "chat.html"
+PAGE = Path(__file__).parent
 
 
 class Telegram(People):
@@ -48,19 +50,24 @@ class Telegram(People):
 
     def app(self) -> Flask:
         """The WSGI application."""
-        app = Flask("telegram")
+        app = Flask("telegram", static_folder=None)
         app.add_url_rule("/bot<token>/<method>", view_func=self._bot, methods=["GET", "POST"])
         app.add_url_rule("/file/bot<token>/<path:name>", view_func=self._download)
-        app.add_url_rule("/person/files", view_func=self._person_send_files, methods=["POST"])
-        app.add_url_rule("/", view_func=self._page)
-        app.add_url_rule("/person/messages", view_func=self._person_message, methods=["POST"])
-        app.add_url_rule("/person/stop", view_func=self._person_stop, methods=["POST"])
-        app.add_url_rule("/person/chats/<chat_id>/signs", view_func=lambda chat_id: self.signs(int(chat_id)))
-        app.add_url_rule("/person/buttons", view_func=self._person_button, methods=["POST"])
-        app.add_url_rule("/person/updates/<int:update_id>", view_func=self._person_update)
-        app.add_url_rule("/person/chats", view_func=self._person_chats)
-        app.add_url_rule("/person/chats/<chat_id>/messages", view_func=self._person_messages)
-        app.add_url_rule("/person/files/<name>", view_func=self._person_file)
+        app.add_url_rule("/", view_func=lambda: Response(NOBODY, 403))
+        page = Blueprint("page", __name__, url_prefix="/<token>")
+        only_with_token(page, self.page_token)
+        page.add_url_rule("/", "html", lambda: send_from_directory(PAGE, "chat.html"))
+        page.add_url_rule("/chat.js", "script", lambda: send_from_directory(PAGE, "chat.js"))
+        page.add_url_rule("/person/files", view_func=self._person_send_files, methods=["POST"])
+        page.add_url_rule("/person/messages", view_func=self._person_message, methods=["POST"])
+        page.add_url_rule("/person/stop", view_func=self._person_stop, methods=["POST"])
+        page.add_url_rule("/person/chats/<chat_id>/signs", "signs", lambda chat_id: self.signs(int(chat_id)))
+        page.add_url_rule("/person/buttons", view_func=self._person_button, methods=["POST"])
+        page.add_url_rule("/person/updates/<int:update_id>", view_func=self._person_update)
+        page.add_url_rule("/person/chats", view_func=self._person_chats)
+        page.add_url_rule("/person/chats/<chat_id>/messages", view_func=self._person_messages)
+        page.add_url_rule("/person/files/<name>", view_func=self._file)
+        app.register_blueprint(page)
         return app
 
     def fail_next(self, *faults: BotApiError) -> None:
@@ -75,7 +82,7 @@ class Telegram(People):
 
     def _bot(self, token: str, method: str) -> Response:
         try:
-            if token != self.token:
+            if not self._is_mine(token):
                 raise BotApiError(401, "Unauthorized")
             _check_length()
             result = self._call(method)
@@ -153,12 +160,6 @@ class Telegram(People):
             return {"update_id": self.press_stop(int(request.get_json()["chat_id"]))}
         except (KeyError, ValueError) as error:
             return Response(f"nothing to stop: {error}", 400)
-
-    def _page(self) -> Response:
-        return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
-
-    def _person_file(self, name: str) -> Response:
-        return send_file((self._files / Path(name).name).resolve())
 
     def _person_update(self, update_id: int) -> Any:
         record = self.state["updates"].get(str(update_id))

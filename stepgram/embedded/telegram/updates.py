@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -23,6 +24,8 @@ class Updates:
 
     def __init__(self, token: str, files: Path, state: dict[str, Any] | None = None) -> None:
         self.token = token
+        self.page_token = secrets.token_urlsafe(16)
+        """In the chat page's address."""
         self.state: dict[str, Any] = state or {
             "chats": {},
             "updates": {},
