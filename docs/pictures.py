@@ -23,12 +23,12 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """Debian's Chromium (or another one on the path), headless."""
+def chromium(*flags: str) -> Iterator[Browser]:
+    """Debian's Chromium (or another one on the path), headless, with further `flags`."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert path is not None, "this needs Chromium (Debian: apt-get install chromium)"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *flags])
         yield browser
         browser.close()
 

@@ -166,8 +166,8 @@ def test_local_serves_both_pages_and_other_commands_go_through_it(local: Callabl
     shown = requests.get(f"{running.console}/api/turns/{listed[0]['name']}", timeout=10).json()
 
     assert "console" in running.greeting[1]
-    assert "<title>Stepgram chat</title>" in requests.get(running.url, timeout=10).text
-    assert "Stepgram" in requests.get(running.console, timeout=10).text
+    assert "<title>Stepgram chat</title>" in requests.get(f"{running.url}/", timeout=10).text
+    assert "Stepgram" in requests.get(f"{running.console}/", timeout=10).text
     assert "This is message 2" in json.loads(asked.stdout)["replies"][0]
     assert [row["status"] for row in listed] == ["SUCCEEDED", "SUCCEEDED"]
     assert '"RunAgent"' in shown["definition"]
