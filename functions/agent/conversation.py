@@ -166,7 +166,7 @@ class Conversation:
             raise
         self.process = next(iter(below(os.getpid())), None)
         self._spent_usd = self.store.recorded_cost_usd
-        self.run_usd = 0.0
+        self.budget_usd, self.run_usd = budget_usd, 0.0
 
     def ask(
         self, text: Prompt | None, seconds: float, watch: Watch | None = None, spending: Spending | None = None

@@ -71,7 +71,6 @@ class SessionState(BaseModel):
     going_on: str | None
     allowed: tuple[str, ...] = ()
     decision: Decision | None = None
-    budget_usd: float
     model: Literal["haiku", "sonnet", "opus"] | None = None
 
 
@@ -79,10 +78,11 @@ class Request(StepRequest):
     """The message and what came along, the session to continue, and what the run may use (`turn/run_agent.py`).
 
     `access` are sealed credentials for the session's folder, `ticket` opens the callback, `attempt` is the execution's
-    redrive count.
+    redrive count, `budget_usd` what this run may spend.
     """
 
     attempt: int
+    budget_usd: float
     text: str
     inbox: tuple[InboxFile, ...] = ()
     captions: tuple[str, ...] = ()
@@ -184,22 +184,26 @@ def run_once(request: Request, settings: AgentSettings, callback: Callback, seco
 
 
 def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earlier: RunResult | None) -> Conversation:
-    """The conversation that was kept open, when it is this very one; else a new one, with nothing left of the old."""
+    """The conversation that was kept open, when it is this very one; else a new one, with nothing left of the old.
+
+    A CLI's budget is that of its start, so it goes on only with about what this run may spend.
+    """
     global _kept
     kept, _kept = _kept, None
     session, approval = request.session, _approval(request.session, settings, earlier)
     this = (session.session_id, session.going_on, approval, settings.model)
     same = kept is not None and (kept.session_id, kept.manifest, kept.approval, kept.model) == this
-    if kept is not None and same and kept.may_go_on(settings):
+    budget = max(min(settings.max_budget_usd, request.budget_usd), 0.01)
+    fits = kept is not None and 0.9 * budget <= kept.budget_usd - kept.run_usd <= budget
+    if kept is not None and same and fits and kept.may_go_on(settings):
         kept.snapshots.use(snapshots)
         logger.info("the open conversation is used")
         return kept
     if kept is not None:
         _close(kept)
     end_leftovers()
-    budget = min(settings.max_budget_usd, session.budget_usd) - (earlier.summary.cost_usd if earlier else 0.0)
     try:
-        return Conversation(settings, snapshots, session.session_id, session.going_on, max(budget, 0.01), approval)
+        return Conversation(settings, snapshots, session.session_id, session.going_on, budget, approval)
     except ClaudeSDKError as error:
         raise AgentCrashed(str(error)) from error
 

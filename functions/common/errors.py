@@ -17,6 +17,7 @@
     ├── LockLost                 the lock's fence moved on                  nothing is written; queues for it again
     ├── TooManyWaiting           64 turns wait in this conversation         ends the turn (Catch); the user is told
     ├── BudgetSpent              nothing is left of a budget                ends the turn (Catch); the user is told
+    ├── BudgetReserved           turns at work have what is left of it      Retry until one ended, for 15 minutes
     ├── AlbumIncomplete          more of an album may still come            Retry until nothing came for a moment
     ├── TranscriptPending        a voice message is being transcribed       Retry until it is text
     ├── SnapshotMissing          a snapshot S3 no longer has                handled in Hydrate: a fresh session
@@ -168,6 +169,12 @@ class BudgetSpent(StepgramError):
     """A budget of this day or month is spent."""
 
     remedy = "Raise the budget (the cause names it) or wait for the next day or month, then rerun."
+
+
+class BudgetReserved(StepgramError):
+    """What is left of a budget is reserved by turns at work, which will leave some of it."""
+
+    remedy = "Rerun it when fewer turns are at work, or raise the budget that the cause names."
 
 
 class AlbumIncomplete(StepgramError):

@@ -166,6 +166,12 @@ class BudgetSettings(TableSettings):
     )
 
 
+class ReserveSettings(BudgetSettings, LedgerSettings):
+    """Whoever starts a run of the agent."""
+
+    max_budget_usd: float = Field(5.0, alias="MAX_BUDGET_USD", gt=0, description="US dollars at most in one turn")
+
+
 class TelegramSettings(Settings):
     """Functions that talk to the Bot API."""
 
@@ -315,7 +321,7 @@ class AcquireLockSettings(LockSettings, TicketSettings):
     callback_function: str = Field(alias="CALLBACK_FUNCTION", description="The callback's name or ARN")
 
 
-class RunAgentSettings(AccessSettings, TableSettings):
+class RunAgentSettings(AccessSettings, ReserveSettings):
     """RunAgent."""
 
     agent_function: str = Field(alias="AGENT_FUNCTION", description="The agent's name or ARN")

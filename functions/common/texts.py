@@ -79,6 +79,11 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "/cost shows more.",
         "zh": "预算已用完，你的消息没有得到回答（{turn}）。消息已保留，可以稍后重新运行；用 /cost 查看详情。",
     },
+    "budget_reserved": {
+        "en": "Other messages are at work with what is left of the budget, so yours was not answered ({turn}). It is "
+        "kept and can be run again in a moment.",
+        "zh": "其他消息正在使用剩余的预算，你的消息没有得到回答（{turn}）。消息已保留，请稍后重新运行。",
+    },
     "too_fast": {
         "en": "That is too fast for me. What you write in this minute from now on is not read.",
         "zh": "消息太快了。这一分钟内后续的消息不会被读取。",

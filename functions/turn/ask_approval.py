@@ -61,7 +61,7 @@ def handler(request: Request) -> Result | Decision:
     approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
     if request.token is None:
         return timed_out(request, settings, approvals)
-    settle_costs(settings, request.session_key, request.turn_id)
+    settle_costs(settings, request.session_key, request.turn_id, answered=True)
     run = Snapshots(settings.bucket, aws.s3()).read(request.result, RunResult)
     if run.waiting is None:
         raise BadInput(f"result: {request.result} names no call that waits")

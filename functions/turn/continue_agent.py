@@ -36,7 +36,6 @@ class SessionState(BaseModel):
     approval_seconds: int
     inbox: list[InboxFile]
     captions: list[str]
-    budget_usd: float
     model: str | None
     verbose: int
 
@@ -78,7 +77,7 @@ def handler(request: Request) -> Result:
     request.lock.check(redrive_count(request.execution))
     settings, turn = ContinueSettings.load(), request.turn
     session = turn.session
-    settle(settings, request.session_key, request.turn_id)
+    settle(settings, request.session_key, request.turn_id, answered=True)
     preferences = SessionTable(settings.table, aws.dynamodb()).preferences(request.session_key)
     logger.info("the agent goes on", part=session.part + 1)
     return Result(

@@ -17,15 +17,13 @@ from functions.common.settings import HydrateSettings
 from functions.common.snapshots import InboxFile, Manifest, Snapshots
 from functions.turn.inbox import fill, messages_of
 
-NO_LIMIT_USD = 1_000_000.0
-
 
 class Result(BaseModel):
     """The session as the agent must continue it; `committed` when this turn's snapshot is visible already.
 
     `going_on` is the snapshot that part `part` of the turn goes on from, `allowed` are tools that do not ask,
     `inbox` what was attached (`inbox.py`), `captions` what else was written, and `approval_seconds`
-    is how long a question stays open. `budget_usd` is what may still be spent, `model` and `verbose` what was chosen.
+    is how long a question stays open. `model` and `verbose` is what was chosen.
     """
 
     session_id: str
@@ -42,7 +40,6 @@ class Result(BaseModel):
     approval_seconds: int
     inbox: list[InboxFile]
     captions: list[str]
-    budget_usd: float
     model: str | None
     verbose: int
 
@@ -64,7 +61,7 @@ def handler(request: Request) -> Result:
     record = table.turn(request.session_key, request.turn_id)
     budgets = spent(settings, aws.dynamodb(), request.session_key)
     for budget in budgets:
-        if budget.left <= 0 and not record.committed:
+        if budget.unspent <= 0 and not record.committed:
             raise BudgetSpent(f"{budget.name}: ${budget.spent:.2f} of ${budget.limit:.2f} are spent")
     notice: Literal["session_lost"] | None = "session_lost" if record.lost else None
     manifest: Manifest | None = None
@@ -93,7 +90,6 @@ def handler(request: Request) -> Result:
         going_on=pointer.manifest,
         allowed=preferences.allowed_tools(pointer.session_id),
         inbox=inbox,
-        budget_usd=round(min(NO_LIMIT_USD, *(budget.left for budget in budgets)), 4),
         model=preferences.model,
         verbose=preferences.verbose,
         captions=[message.text for message in messages if message.text and message.id != request.message.id],

@@ -69,7 +69,7 @@ def handler(request: Request) -> Result:
             execution_arn=request.execution_arn,
         ),
     )
-    cost = settle(settings, request.session_key, request.turn_id)
+    cost = settle(settings, request.session_key, request.turn_id, answered=True)
     return Result(
         status=status,
         version=base.version + 1 if status == "committed" else base.version,

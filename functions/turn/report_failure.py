@@ -19,7 +19,7 @@ from functions.common.sessions import SessionTable
 from functions.common.settings import LedgerSettings, NoticeSettings
 from functions.common.texts import say
 
-TEXTS = {"TooManyWaiting": "too_many_waiting", "BudgetSpent": "budget_spent"}
+TEXTS = {"TooManyWaiting": "too_many_waiting", "BudgetSpent": "budget_spent", "BudgetReserved": "budget_reserved"}
 """Errors with a notice of their own."""
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from functions.common import aws
 from functions.common.access import SECONDS, seal
 from functions.common.approvals import Decision
+from functions.common.budget import reserve, settle
 from functions.common.envelope import Chat, Message
 from functions.common.errors import StepgramError
 from functions.common.execution import redrive_count
@@ -50,7 +51,6 @@ class SessionState(BaseModel):
     going_on: str | None
     allowed: tuple[str, ...] = ()
     decision: Decision | None = None
-    budget_usd: float
     model: str | None
     verbose: int
     inbox: tuple[InboxFile, ...] = ()
@@ -98,12 +98,13 @@ class Result(BaseModel):
 
 
 class Event(BaseModel):
-    """What the agent's function is given. `attempt` is the execution's redrive count."""
+    """What the agent's function is given. `attempt` is the execution's redrive count, `budget_usd` is for this run."""
 
     turn_id: str
     session_key: str
     state: str
     attempt: int
+    budget_usd: float
     text: str
     inbox: tuple[InboxFile, ...]
     captions: tuple[str, ...]
@@ -127,7 +128,10 @@ def handler(request: Request) -> Result:
         runs.end(request.session_key, request.turn_id, number)
         answers.succeeded(request.token, known)
         return Result(run=number, outcome="the stored result is taken")
-    seat = Seat(number=number, **session.model_dump(include=set(Seat.model_fields) - {"number"}))
+    spent = settle(settings, request.session_key, request.turn_id) if number > 1 else 0.0
+    budget = reserve(settings, request.session_key, request.turn_id, settings.max_budget_usd - spent)
+    known_of = session.model_dump(include={"session_id", "part", "version", "manifest", "going_on"})
+    seat = Seat(number=number, budget_usd=budget, **known_of)
     ticket = Ticket(
         chat=request.chat,
         message_id=request.message.id,
@@ -142,6 +146,7 @@ def handler(request: Request) -> Result:
         session_key=request.session_key,
         state=request.state,
         attempt=request.attempt,
+        budget_usd=budget,
         text=request.message.text,
         inbox=session.inbox,
         captions=session.captions,

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.budget import Ledger
-from functions.common.errors import BadInput, BudgetSpent
+from functions.common.errors import BadInput, BudgetReserved, BudgetSpent
 from functions.common.observability import StepRequest, logger, measure, parse, working
 from functions.common.runs import RunTable
 from functions.common.settings import LedgerSettings
@@ -26,6 +26,7 @@ from functions.intake.stop_turn import STOPPED_BY_USER
 from functions.turn import release_lock, report_failure
 from functions.turn.report_failure import FailedTurn
 
+REFUSALS = (BudgetSpent.__name__, BudgetReserved.__name__)
 TURN_NAME = re.compile(r"^c(-?\d+)-t(\d+)-u\d+")
 
 
@@ -72,7 +73,7 @@ def look_after(detail: StatusChange, context: Any) -> dict[str, Any]:
                 if detail.status != "SUCCEEDED":
                     report(keys, execution, redrives)
             finally:  # nobody comes after this one: what cannot be counted raises, and Lambda runs the event again
-                Ledger.of(LedgerSettings.load()).settle(key, detail.name)
+                Ledger.of(LedgerSettings.load()).settle(key, detail.name, detail.status == "SUCCEEDED")
             count(execution)
     return result
 
@@ -83,7 +84,7 @@ def count(execution: dict[str, Any]) -> None:
         measure(TurnSeconds=(execution["stopDate"] - execution["startDate"]).total_seconds())
     if execution["status"] != "SUCCEEDED":
         error = execution.get("error") or execution["status"]
-        measure(error, TurnsFailed=1, **({"BudgetRefusals": 1} if error == BudgetSpent.__name__ else {}))
+        measure(error, TurnsFailed=1, **({"BudgetRefusals": 1} if error in REFUSALS else {}))
         return
     output = json.loads(execution["output"])
     measure(

@@ -250,11 +250,11 @@ def test_a_container_with_a_process_that_cannot_be_ended_ends(monkeypatch: pytes
     monkeypatch.setattr(handler.Callback, "begin", lambda self: True)
     monkeypatch.setattr("functions.agent.handler.os._exit", end)
     session = {
-        "session_id": "s", "version": 0, "manifest": None, "part": 0, "going_on": None, "budget_usd": 1,
+        "session_id": "s", "version": 0, "manifest": None, "part": 0, "going_on": None,
     }  # fmt: skip
     event = {
         "turn_id": "t", "session_key": "1:0", "state": "RunAgent", "text": "hello", "session": session,
-        "attempt": 0, "access": "", "ticket": "",
+        "attempt": 0, "budget_usd": 1, "access": "", "ticket": "",
     }  # fmt: skip
 
     with pytest.raises(Ended, match="1"):
