@@ -11,7 +11,8 @@ from functions.webhook.update import File, Message
 QUOTED_CHARACTERS = 1500
 """Of a message that is replied to."""
 
-NAME_CHARACTERS = 80
+NAME_CHARACTERS, NAME_BYTES = 80, 200
+"""Of a file's name; file systems take 255 bytes."""
 
 MIME = {
     "photo": "image/jpeg",
@@ -84,7 +85,9 @@ def _name(kind: str, file: File, mime: str, message_id: int) -> str:
     own = re.sub(r"[\x00-\x1f/\\\\:]", "_", (file.file_name or "").strip()).strip(". ")
     if own:
         stem, dot, suffix = own.rpartition(".")
-        return f"{stem[: NAME_CHARACTERS - 12]}{dot}{suffix[:11]}" if dot else own[:NAME_CHARACTERS]
+        stem, suffix = (stem[: NAME_CHARACTERS - 12], f".{suffix[:11]}") if dot else (own[:NAME_CHARACTERS], "")
+        room = NAME_BYTES - len(suffix.encode())
+        return stem.encode()[:room].decode("utf-8", "ignore") + suffix
     return f"{kind}-{message_id}{SUFFIXES.get(mime) or mimetypes.guess_extension(mime) or ''}"
 
 

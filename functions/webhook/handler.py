@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import re
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -31,8 +32,16 @@ from functions.webhook.update import Update
 COUNTED = ("message", "album", "command", "background")
 """Routes that count against what a user may send in a minute; a button or a stop always goes through."""
 
-INPUT_BYTES = 262_144
-"""Bytes an execution's input may have (Step Functions quotas)."""
+INPUT_BYTES = 200 * 1024
+"""Bytes an envelope may have: the state of an execution holds 256 KiB (Step Functions quotas), and more comes to it."""
+
+PROBLEMS = 3
+"""Of what is wrong with an update, so many are told."""
+
+ESCAPES = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.S
+)
+"""JSON's escapes one after another; the group is half of a character, which is none: a lone surrogate."""
 
 NOT_CARRIED_OUT = "failed"
 """The Intake's outcome when what was asked for failed and the chat was told."""
@@ -65,7 +74,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
                 return _answer(200, outcome="ignored")
             document = envelope.model_dump_json(exclude_none=True)
             if len(document.encode()) > INPUT_BYTES:
-                return _not_understood(f"{len(document.encode())} bytes are more than an execution takes")
+                return _not_understood(f"{len(document.encode())} bytes are more than a turn takes")
             execution = aws.whole_intake().start_sync_execution(stateMachineArn=settings.intake_arn, input=document)
     except (StepgramError, ClientError) as error:
         name = type(error).__name__
@@ -116,13 +125,20 @@ def read_update(event: dict[str, Any]) -> Update:
     """The Update in the event's body. Raises BadInput that names the field."""
     body = event.get("body") or ""
     try:
-        raw = base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode()
-        return Update.model_validate_json(raw)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors())
-        raise BadInput(f"not an Update: {problems}") from error
-    except ValueError as error:  # no base64, no UTF-8
+        raw = base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode("utf-8", "replace")
+    except ValueError as error:
         raise BadInput(f"body: {error}") from error
+    try:
+        return Update.model_validate_json(_whole_characters(raw))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:PROBLEMS]
+        problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in found)
+        raise BadInput(f"not an Update: {problems}") from error
+
+
+def _whole_characters(raw: bytes) -> str:
+    """JSON as text that every later step can encode: what is no character becomes U+FFFD, and the rest is kept."""
+    return ESCAPES.sub(lambda found: "\\ufffd" if found[1] else found[0], raw.decode("utf-8", "replace"))
 
 
 def _answer(status: int, **body: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from functions.common import envelope
@@ -13,6 +14,15 @@ from functions.webhook.update import CallbackQuery, Chat, Message, MyChatMember,
 
 DAY_SECONDS = 86_400
 EVERYONE = "*"
+
+COMMAND = re.compile(r"/([A-Za-z0-9_]{1,32})(@\w+)?")
+"""A bot command (Bot API, BotCommand; MessageEntity `bot_command`)."""
+
+LANGUAGE = re.compile(r"[A-Za-z0-9-]{1,35}")
+"""An IETF tag (RFC 5646, section 4.4.1: 35 characters)."""
+
+NAME_CHARACTERS = 256
+"""Of a person's name; Telegram's have 64."""
 
 DOWNLOAD_BYTES = 20 * 1024 * 1024
 """Bytes of a file a bot may download (Bot API, getFile)."""
@@ -71,10 +81,10 @@ def _thread(message: Message) -> int:
 def _command(message: Message) -> Command | None:
     text = message.text or ""
     first = next((entity for entity in message.entities if entity.type == "bot_command" and entity.offset == 0), None)
-    if first is None or not text.startswith("/"):
+    if first is None:
         return None
-    name, argument = text[1 : first.length].partition("@")[0].lower(), text[first.length :].strip()
-    return Command(name=name, argument=argument)
+    command = COMMAND.fullmatch(text[: max(first.length, 0)])
+    return Command(name=command[1].lower(), argument=text[first.length :].strip()) if command else None
 
 
 def _for_us(message: Message, command: Command | None, rules: Rules) -> bool:
@@ -144,7 +154,8 @@ def _chat(chat: Chat, thread_id: int) -> envelope.Chat:
 def _user(user: User | None) -> envelope.User | None:
     if user is None:
         return None
-    return envelope.User(id=user.id, name=user.first_name, language=user.language_code or "en")
+    language = user.language_code if LANGUAGE.fullmatch(user.language_code or "") else None
+    return envelope.User(id=user.id, name=user.first_name[:NAME_CHARACTERS], language=language or "en")
 
 
 def _button(update_id: int, query: CallbackQuery, message: Message, rules: Rules) -> Envelope:

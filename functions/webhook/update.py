@@ -12,6 +12,12 @@ KINDS = ("message", "edited_message", "callback_query", "my_chat_member", "stopp
 MAX_ID = 2**53
 """Telegram's ids have at most 52 significant bits."""
 
+MAX_TIME = 253_402_300_800
+"""The year 10000, in seconds since 1970: dates end before."""
+
+MAX_ALBUM = 64
+"""Characters of a `media_group_id`, which is in a key of the table; Telegram's have 20."""
+
 
 class Received(BaseModel):
     """A frozen object from Telegram; fields we do not know are ignored, since Telegram adds new ones."""
@@ -53,7 +59,7 @@ class File(Received):
     file_unique_id: str = ""
     file_name: str | None = None
     mime_type: str | None = None
-    file_size: int = 0
+    file_size: int = Field(0, ge=0, lt=MAX_ID)
     emoji: str | None = None
 
 
@@ -137,17 +143,17 @@ OTHER_KINDS = ("story", "game", "paid_media", "checklist", "invoice")
 class Message(Received):
     """https://core.telegram.org/bots/api#message"""
 
-    message_id: int = Field(ge=0)
-    date: int = Field(ge=0)
+    message_id: int = Field(ge=0, lt=MAX_ID)
+    date: int = Field(ge=0, lt=MAX_TIME)
     chat: Chat
-    message_thread_id: int | None = Field(None, gt=0)
+    message_thread_id: int | None = Field(None, gt=0, lt=MAX_ID)
     is_topic_message: bool = False
     from_user: User | None = Field(None, alias="from")
     text: str | None = None
     entities: tuple[Entity, ...] = ()
     caption: str | None = None
     caption_entities: tuple[Entity, ...] = ()
-    media_group_id: str | None = None
+    media_group_id: str | None = Field(None, max_length=MAX_ALBUM)
     reply_to_message: Replied | None = None
     quote: Quote | None = None
     forward_origin: Origin | None = None
@@ -198,8 +204,8 @@ class StoppedMessageGeneration(Received):
     """The user pressed Stop under a streamed draft (Bot API 10.3)."""
 
     chat: Chat
-    draft_id: int
-    message_thread_id: int | None = None
+    draft_id: int = Field(gt=-MAX_ID, lt=MAX_ID)
+    message_thread_id: int | None = Field(None, gt=0, lt=MAX_ID)
 
 
 class ChatMember(Received):

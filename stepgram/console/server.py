@@ -78,9 +78,9 @@ def app(stack: Stack, token: str) -> Flask:
         given = request.args
         wanted = Wanted(
             status=given.get("status") or None,
-            chat=int(given["chat"]) if given.get("chat") else None,
-            since=_time(given.get("since")),
-            until=_time(given.get("until")),
+            chat=_number("chat"),
+            since=_time("since"),
+            until=_time("until"),
             text=given.get("text", ""),
         )
         found, following = turns.page(wanted, ROWS, given.get("next") or None)
@@ -116,6 +116,26 @@ def app(stack: Stack, token: str) -> Flask:
     return application
 
 
-def _time(text: str | None) -> datetime | None:
-    """A time as the page sends it, ISO with its zone."""
-    return datetime.fromisoformat(text) if text else None
+def _number(name: str) -> int | None:
+    """A whole number of the query. Raises ValueError that names it."""
+    text = request.args.get(name)
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: no whole number") from error
+
+
+def _time(name: str) -> datetime | None:
+    """A time of the query as the page sends it, ISO with its zone. Raises ValueError that names it."""
+    text = request.args.get(name)
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if time.tzinfo is None:
+        raise ValueError(f"{name}: {text!r} has no time zone")
+    return time

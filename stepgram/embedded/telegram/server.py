@@ -43,6 +43,8 @@ REQUEST_LIMIT = 50 * 1024 * 1024
 """Bytes of one request's body."""
 
 PAGE = Path(__file__).parent
+BAD_FIELD = (KeyError, ValueError, TypeError, OverflowError, AttributeError)
+"""What reading a field raises that is not there, or another thing than it should be."""
 
 
 class Telegram(People):
@@ -61,7 +63,7 @@ class Telegram(People):
         page.add_url_rule("/person/files", view_func=self._person_send_files, methods=["POST"])
         page.add_url_rule("/person/messages", view_func=self._person_message, methods=["POST"])
         page.add_url_rule("/person/stop", view_func=self._person_stop, methods=["POST"])
-        page.add_url_rule("/person/chats/<chat_id>/signs", "signs", lambda chat_id: self.signs(int(chat_id)))
+        page.add_url_rule("/person/chats/<int(signed=True):chat_id>/signs", view_func=self.signs)
         page.add_url_rule("/person/buttons", view_func=self._person_button, methods=["POST"])
         page.add_url_rule("/person/updates/<int:update_id>", view_func=self._person_update)
         page.add_url_rule("/person/chats", view_func=self._person_chats)
@@ -122,16 +124,16 @@ class Telegram(People):
                 str(body.get("language") or "en"),
                 str(body.get("name") or "You"),
             )
-        except (KeyError, ValueError) as error:
-            return Response(f"bad field: {error}", 400)
+        except BAD_FIELD as error:
+            return Response(f"bad field: {error!r}", 400)
 
     def _person_send_files(self) -> Any:
         """Files of a form: one message each, several as one album."""
         form, uploads = request.form, request.files.getlist("file")
         try:
             chat_id, thread_id = int(form["chat_id"]), int(form.get("thread_id") or 0)
-        except (KeyError, ValueError) as error:
-            return Response(f"bad field: {error}", 400)
+        except BAD_FIELD as error:
+            return Response(f"bad field: {error!r}", 400)
         album = {"media_group_id": str(time.time_ns())} if len(uploads) > 1 else {}
         caption = {"caption": form["caption"]} if form.get("caption") else {}
         sent: list[dict[str, int]] = []
@@ -152,13 +154,13 @@ class Telegram(People):
             language = str(body.get("language") or "en")
             pressed = self.press(int(body["chat_id"]), int(body["message_id"]), str(body["data"]), language, user)
             return {"update_id": pressed}
-        except (KeyError, ValueError, StopIteration) as error:
+        except (*BAD_FIELD, StopIteration) as error:
             return Response(f"no such button: {error}", 400)
 
     def _person_stop(self) -> Any:
         try:
             return {"update_id": self.press_stop(int(request.get_json()["chat_id"]))}
-        except (KeyError, ValueError) as error:
+        except BAD_FIELD as error:
             return Response(f"nothing to stop: {error}", 400)
 
     def _person_update(self, update_id: int) -> Any:
@@ -173,7 +175,7 @@ class Telegram(People):
             return [{k: chat[k] for k in ("id", "type", "threads", "is_forum") if k in chat} for chat in chats]
 
     def _person_messages(self, chat_id: str) -> Any:
-        after = int(request.args.get("after", 0))
+        after = request.args.get("after", 0, type=int)
         with self._lock:
             chat = self.state["chats"].get(chat_id)
             messages = [] if chat is None else [m for m in chat["messages"] if m["message_id"] > after]
