@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -61,7 +62,7 @@ class Calls:
     def __init__(self, dynamodb: Any) -> None:
         self._dynamodb = dynamodb
         self.until: int | None = None
-        self.then: Callable[[], None] = lambda: None
+        self.then: Callable[[], Any] = lambda: None
 
     def __getattr__(self, operation: str) -> Any:
         if self.until is not None:
@@ -219,6 +220,29 @@ def test_long_random_runs_never_take_more_than_there_is(books: Books, stack: Emb
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize(("first", "second"), itertools.product(("reserve", "settle"), repeat=2))
+def test_two_calls_for_one_turn_meet_anywhere(books: Books, held: bool, first: str, second: str) -> None:
+    """A step and its retry, Persist and the rule on ended Turns: the second comes before any call of the first."""
+    limits = {**NO_LIMITS, ("all", "day"): 1000.0}
+    for at in range(12):
+        chat, turn = f"{at}:0", f"c{at}-t0-u1"
+        what: dict[str, Callable[[], Any]] = {
+            "reserve": partial(books.ledger.reserve, chat, turn, 0.2, limits),
+            "settle": partial(books.ledger.settle, chat, turn),
+        }
+        books.turn(chat, turn)
+        if held:
+            books.ledger.reserve(chat, turn, 0.1, limits)
+        books.records.say(turn, 1, 0.05)
+        books.calls.until, books.calls.then = at, what[second]
+        what[first]()
+        books.calls.until = None
+
+        standing = books.reserved().get(turn, Decimal())
+        assert set(books.sums(chat).values()) == {(Decimal("0.05") + standing, standing)}, f"at {at}"
 
 
 def test_twenty_chats_at_once_do_not_spend_what_is_left_many_times(books: Books) -> None:
