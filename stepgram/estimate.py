@@ -128,7 +128,7 @@ def used(usage: Usage) -> list[Line]:
              + (1 + steps) * p["lambda_request"]),
         Line("Lambda, callback", f"{calls:g} calls: the run's begin and end, and the answer as it grows", turns * calls,
              STEP_GB * CALLBACK_SECONDS * p["lambda_gb_second"] + p["lambda_request"]),
-        Line("DynamoDB", "35 writes, 35 reads", turns, 35 * p["dynamodb_write"] + 35 * p["dynamodb_read"]),
+        Line("DynamoDB", "50 writes, 40 reads", turns, 50 * p["dynamodb_write"] + 40 * p["dynamodb_read"]),
         Line("S3", "8 PUT, 10 GET", turns, 8 * p["s3_put"] + 10 * p["s3_get"]),
         Line("KMS", "5 requests", 5 * turns, p["kms_request"]),
         Line("Logs", f"{LOG_KB} KB", turns * LOG_KB / 1024**2, p["logs_gb"]),

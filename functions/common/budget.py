@@ -173,13 +173,14 @@ class Reservation:
 @dataclass(frozen=True)
 class Change:
     """What is to be written: what is `counted` of each run by now, what of it is new by model, and the reservation that
-    ends with it. `item` is the turn's, as it was read.
+    ends with it. `item` is the turn's, as it was read. Not `whole`: there is more than one transaction takes.
     """
 
     item: dict[str, Any]
     reservation: Reservation | None
     counted: dict[str, Decimal]
     models: dict[str, Decimal]
+    whole: bool = True
 
     @property
     def new(self) -> Decimal:
@@ -254,6 +255,8 @@ class Ledger:
                 return float(change.total)
             if not self._count(session_key, turn_id, change):
                 collisions.wait()
+            elif change.whole:
+                return float(change.total)
 
     def _change(self, session_key: str, turn_id: str, answered: bool) -> Change:
         found = self._get(ALL, _reserved(session_key, turn_id))
@@ -270,7 +273,7 @@ class Ledger:
             if cost.run in counted and not new:
                 continue
             if changes == CHANGES:
-                return Change(item, None, counted, models)
+                return Change(item, None, counted, models, whole=False)
             changes += 1
             counted[cost.run] = had + new
             model = known().named(cost.model)

@@ -27,8 +27,10 @@ from functions.webhook.context import attachments
 from functions.webhook.handler import SECRET_HEADER, handler, read_update
 from functions.webhook.normalise import Rules, normalise
 from functions.webhook.update import MAX_ID, MAX_TIME, Update
+from stepgram.console.server import app
 from stepgram.embedded.functions import Answer
 from stepgram.embedded.stack import EmbeddedStack
+from stepgram.stack import Stack
 from tests.conftest import Person, until
 from tests.unit.test_normalise import GROUP, USER, message
 from tests.workflow.fast_agent import fast_agent
@@ -366,3 +368,31 @@ def test_no_form_of_the_chat_page_ends_in_a_traceback(stack: EmbeddedStack, what
     answer = requests.post(f"{stack.addresses.telegram}/person/{what}", data=body, headers=headers, timeout=10)
 
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("since=2026-11-24T10:00:00", "since"),
+        ("until=2026-11-24", "until"),
+        ("since=yesterday", "since"),
+        ("since=%ff%00", "since"),
+        ("chat=five", "chat"),
+        (f"chat={'9' * 5000}", "chat"),
+        ("status=x", "error"),
+        ("next=x", "error"),
+        ("since=0001-01-01T00:00:00%2B14:00", ""),
+        ("until=9999-12-31T23:59:59-14:00&chat=-1&text=%ff", ""),
+    ],
+)
+def test_no_query_of_the_console_page_ends_in_a_traceback(
+    stack: EmbeddedStack, person: Person, chat: int, query: str, names: str
+) -> None:
+    """What the page cannot have asked for is refused by name; what AWS refuses is said so."""
+    person.command(chat, "/help")
+    page = app(Stack(stack.addresses.outputs, stack.addresses.aws, stack.addresses.telegram), "token").test_client()
+
+    answer = page.get(f"/token/api/turns?{query}")
+
+    assert answer.status_code == (200 if not names else 502 if names == "error" else 400), answer.text
+    assert names in answer.text

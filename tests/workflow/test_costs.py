@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from functions.agent.spending import Spending
 from functions.common import budget
-from functions.common.budget import ALL, Ledger, periods, sums
+from functions.common.budget import ALL, RESERVED, Ledger, periods, sums
 from functions.common.errors import AwsUnavailable, TelegramUnavailable
 from functions.common.sessions import SessionTable
 from functions.common.settings import LedgerSettings
@@ -22,7 +23,7 @@ from functions.turn import hydrate, report_failure
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Bucket, Faults, Person, until
-from tests.workflow.fast_agent import COST_USD, fast_agent
+from tests.workflow.fast_agent import ASKS, COST_USD, fast_agent
 
 SPENDS_THEN_FAILS = "!bash true\n!error 400 1"
 """A tool call, which costs a request; the request after it is refused for good."""
@@ -108,6 +109,80 @@ def test_a_crashed_run_counts_what_its_requests_cost(stack: EmbeddedStack, perso
     found = records(stack, session_of(stack, chat), turn.name)
     assert [one.cost_usd > 0 for one in found] == [True, True], "it ran twice, and each run asked the model"
     until(lambda: abs(total(stack, f"{chat}:0") - sum(one.cost_usd for one in found)) < 1e-6)
+
+
+def reserved(stack: EmbeddedStack) -> dict[str, float]:
+    """What the runs of turns may spend now, in US dollars."""
+    found = client("dynamodb", stack.addresses.aws).query(
+        TableName=stack.deployment.outputs["SessionTable"],
+        KeyConditionExpression="pk = :all AND begins_with(sk, :reserved)",
+        ExpressionAttributeValues={":all": {"S": ALL}, ":reserved": {"S": RESERVED}},
+    )
+    return {item["turn"]["S"]: float(item["usd"]["N"]) for item in found["Items"]}
+
+
+def test_a_turn_has_something_reserved_while_it_works_and_nothing_while_it_waits(
+    stack: EmbeddedStack, person: Person, chat: int, quick: None
+) -> None:
+    held: list[dict[str, float]] = []
+
+    def around(spec: Any, event: dict[str, Any], run: Any) -> Any:
+        if event.get("state") == "RunAgent":
+            held.append(reserved(stack))
+        return run(spec, event)
+
+    stack.functions.around = around
+    try:
+        name = person.say(chat, ASKS)
+        person.wait_for_state(name, "AskApproval")
+        until(lambda: name not in reserved(stack))
+        person.command(chat, "No, leave it")
+        turn = person.wait(name)
+    finally:
+        stack.functions.around = None
+
+    assert turn.status == "SUCCEEDED"
+    assert [name in one for one in held] == [True, True]
+    assert name not in reserved(stack)
+
+
+def test_turns_wait_for_what_others_leave_of_a_budget(stack: EmbeddedStack, person: Person, quick: None) -> None:
+    """A dollar for all, 40 cents for a turn: two work at a time, and in the end all are answered."""
+    name = "stepgram-TurnFunction"
+    original = stack.functions._specs[name]
+    limits = {"DAILY_BUDGET_USD": f"{total(stack, ALL) + 1:.6f}", "MAX_BUDGET_USD": "0.4"}
+    stack.functions._specs[name] = replace(original, environment={**original.environment, **limits})
+    at_once: list[int] = []
+
+    def around(spec: Any, event: dict[str, Any], run: Any) -> Any:
+        if event.get("state") == "RunAgent":
+            at_once.append(len(reserved(stack)))
+        return run(spec, event)
+
+    stack.functions.around = around
+    chats = range(951_001, 951_007)
+    try:
+        with ThreadPoolExecutor(len(chats)) as pool:
+            turns = list(pool.map(lambda chat: person.ask(chat, "!slow"), chats))
+    finally:
+        stack.functions.around = None
+        stack.functions._specs[name] = original
+
+    assert [turn.status for turn in turns] == ["SUCCEEDED"] * len(chats)
+    assert 0 < max(at_once) <= 2
+    assert sum(state.tries for turn in turns for state in turn.states if state.name == "Hydrate") > len(chats)
+    assert not {turn.name for turn in turns} & set(reserved(stack))
+
+
+def test_a_turn_that_was_killed_leaves_nothing_reserved(stack: EmbeddedStack, person: Person, chat: int) -> None:
+    turn = person.say(chat, "!slow 60")
+    person.wait_for_state(turn, "RunAgent")
+    until(lambda: turn in reserved(stack))
+
+    person.step_functions.stop_execution(executionArn=person.arn(turn), error="StoppedByOperator")
+
+    until(lambda: turn not in reserved(stack))
+    until(lambda: total(stack, f"{chat}:0") > 0)
 
 
 def test_twenty_conversations_that_count_at_once_lose_and_double_nothing(
