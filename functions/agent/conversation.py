@@ -201,6 +201,8 @@ class Conversation:
             raise self._given_up
         if final.is_error and not interrupted and ended is None:
             raise _named(final)
+        if final.deferred_tool_use is not None:
+            self.store.ends_with(final.deferred_tool_use.id)
         whole = interrupted or ended is not None or final.deferred_tool_use is not None
         said = self._speech.everything if whole else self._speech.passage or final.result or ""
         return Run(said, final, cost, interrupted, final.deferred_tool_use, ended)

@@ -8,6 +8,7 @@ one ends as `Runtime.ExitError` and is made again.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from claude_agent_sdk import ClaudeSDKError, ResultMessage
 from pydantic import BaseModel
 
+from functions.agent.approve import fingerprint
 from functions.agent.callback import Callback
 from functions.agent.conversation import Conversation
 from functions.agent.inbox import Prompt, prompt, take_in
@@ -243,7 +245,8 @@ def _run(
     reporter: Reporter,
 ) -> RunResult:
     session = request.session
-    text: Prompt | None = GO_ON if earlier is None or earlier.waiting is None else None
+    decided = earlier is not None and earlier.waiting is not None and session.decision is not None
+    text: Prompt | None = None if decided else GO_ON
     if earlier is None:
         taken = take_in(request.inbox, conversation.snapshots, conversation.workspace.folder)
         text = prompt(request.text, request.captions, request.inbox, taken)
@@ -253,7 +256,7 @@ def _run(
         raise Gone("the callback says so, or was not reached")
     stopped = run.interrupted and reporter.stopped.is_set()
     status: Literal["done", "continue", "approval"] = "continue" if run.interrupted and not stopped else "done"
-    waiting = run.waiting and ToolCall(id=run.waiting.id, name=run.waiting.name, input=run.waiting.input)
+    waiting = run.waiting and ToolCall(id=run.waiting.id, name=run.waiting.name, input=whole(run.waiting.input))
     if waiting is not None:
         status = "approval"
     if status == "continue" and session.part + 1 >= settings.max_parts:
@@ -296,13 +299,21 @@ def _run(
     )
 
 
+def whole(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments as they will run: the CLI's transcript holds no half of a surrogate pair."""
+    text = json.dumps(arguments, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    arguments = json.loads(text)
+    return arguments
+
+
 def _approval(session: SessionState, settings: AgentSettings, earlier: RunResult | None) -> Approval:
     """What asks in this run, and what was decided of the call that the last one waited with."""
     decided = {}
     if earlier is not None and earlier.waiting is not None and session.decision is not None:
         decision = session.decision
         reason = decision.reason or ("" if decision.allows else "The user said no.")
-        decided = {earlier.waiting.id: {"allow": decision.allows, "reason": reason}}
+        call = fingerprint(earlier.waiting.name, earlier.waiting.input)
+        decided = {earlier.waiting.id: {"allow": decision.allows, "reason": reason, "call": call}}
     return Approval(ask=settings.approval_tools, allowed=session.allowed, decided=decided)
 
 

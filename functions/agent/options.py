@@ -10,16 +10,26 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions
+from claude_agent_sdk import (
+    AgentDefinition,
+    CanUseTool,
+    CanUseToolShadowedWarning,
+    ClaudeAgentOptions,
+    PermissionResult,
+    PermissionResultAllow,
+    PermissionResultDeny,
+    ToolPermissionContext,
+)
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from functions.agent.approve import OUTSIDE, VARIABLE, WRITERS
+from functions.agent.approve import OUTSIDE, PATHS, VARIABLE, decide
 from functions.agent.patience import CLI_RETRIES
 from functions.agent.store import SnapshotStore
 from functions.common.errors import ConfigurationError
@@ -35,6 +45,12 @@ SILENT_STREAM_SECONDS = 180
 """A stream that brings not one byte for so long is cut and the request repeated; thinking may be silent for a while."""
 
 HOOK = Path(__file__).parent / "approve.py"
+
+NOT_ASKED = "This needs a person's approval, and nobody could be asked."
+NOT_OFFERED = "This tool is not offered here."
+
+warnings.filterwarnings("ignore", category=CanUseToolShadowedWarning)
+"""That allowed tools ask nobody is meant."""
 
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 """What the CLI, and so Bash and MCP servers, see of our environment; everything else is blanked."""
@@ -58,7 +74,7 @@ class Subagent(BaseModel):
 class Approval:
     """Which calls wait for a person: those of tools that `ask`, unless the name is `allowed` in this conversation.
 
-    `decided` maps the id of a call that waited to what was decided: `allow`, and the `reason`.
+    `decided` maps the id of a call that waited to what was decided: `allow`, the `reason`, the `call`'s fingerprint.
     """
 
     ask: tuple[str, ...] = ()
@@ -67,7 +83,7 @@ class Approval:
 
     def may_ask(self, tool: str) -> bool:
         """Whether a call of this tool, or of some tool of this MCP server (`mcp__name`), could wait for a person."""
-        if OUTSIDE in self.ask and tool in WRITERS:
+        if OUTSIDE in self.ask and tool in PATHS:
             return True
         return any(fnmatchcase(tool, pattern) or pattern.startswith(f"{tool}__") for pattern in self.ask)
 
@@ -78,11 +94,22 @@ class Approval:
         command = shlex.join([sys.executable, "-I", "-S", str(HOOK)])
         matcher = "|".join(f"{tool}__.*" if tool.startswith("mcp__") else tool for tool in tools)
         hook = {"matcher": matcher, "hooks": [{"type": "command", "command": command, "timeout": 20}]}
-        return json.dumps({"hooks": {"PreToolUse": [hook]}})
+        # Commands in a skill's text run without the hook.
+        return json.dumps({"hooks": {"PreToolUse": [hook]}, "disableSkillShellExecution": "Bash" in tools})
 
-    def environment(self, workspace: Path) -> dict[str, str]:
-        """What the hook goes by. A call of an earlier run that still waits is resumed only when it is decided."""
-        rules = {"ask": self.ask, "allowed": self.allowed, "workspace": str(workspace), "decided": self.decided}
+    def rules(self, folders: Folders, skills: Path) -> dict[str, Any]:
+        """What the hook goes by. Outside the workspace, the agent reads its skills and what the CLI keeps for it."""
+        return {
+            "ask": self.ask,
+            "allowed": self.allowed,
+            "workspace": str(folders.workspace),
+            "readable": [str(skills), str(folders.config / "projects"), str(folders.scratch)],
+            "decided": self.decided,
+            "waits": str(folders.home.parent / "waits-"),
+        }
+
+    def environment(self, rules: dict[str, Any]) -> dict[str, str]:
+        """The hook's part of the environment. A call of an earlier run is resumed only when it is decided."""
         resume = {} if self.decided else {"CLAUDE_CODE_DISABLE_DEFERRED_TOOL_RESUME": "1"}
         return {VARIABLE: json.dumps(rules), **resume}
 
@@ -167,6 +194,7 @@ def cli_environment(
     quiet = {
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+        "CLAUDE_CODE_DISABLE_BUNDLED_SKILLS": "1",
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_TELEMETRY": "1",
         "DISABLE_ERROR_REPORTING": "1",
@@ -209,6 +237,29 @@ def _endpoint(settings: AgentSettings, process: str) -> dict[str, str]:
     }
 
 
+def permission(offered: Sequence[str], rules: dict[str, Any]) -> CanUseTool:
+    """What the CLI hears when its own safety check stops a call that the hook let through, or the hook did not answer.
+
+    The check knows nothing of what a person allowed (writing `.claude/`, say, which has no effect here). The same rules
+    hold; a person cannot be asked from here.
+    """
+
+    async def may(name: str, arguments: dict[str, Any], context: ToolPermissionContext) -> PermissionResult:
+        known = any(name == tool or name.startswith(f"{tool}__") for tool in offered)
+        call = {
+            "tool_name": name,
+            "tool_input": arguments,
+            "tool_use_id": context.tool_use_id,
+            "agent_id": context.agent_id,
+        }
+        decision, reason = decide(call, rules) if known else ("deny", "")
+        if decision == "allow":
+            return PermissionResultAllow()
+        return PermissionResultDeny(message=NOT_ASKED if decision == "defer" else reason or NOT_OFFERED)
+
+    return may
+
+
 def agent_options(
     settings: AgentSettings,
     environment: dict[str, str],
@@ -228,6 +279,7 @@ def agent_options(
     servers = mcp_servers(config, settings.mcp_servers)
     offered = [*TOOLS, *(f"mcp__{name}" for name in servers)]
     asking = [tool for tool in offered if approval.may_ask(tool)]
+    rules = approval.rules(folders, config / "skills")
     return ClaudeAgentOptions(
         model=settings.model,
         system_prompt={"type": "custom", "prompt": _text(config / "system_prompt.md"), "snapshot": False},
@@ -245,7 +297,8 @@ def agent_options(
         max_turns=settings.max_turns,
         max_budget_usd=budget_usd,
         cwd=folders.workspace,
-        env={**environment, **approval.environment(folders.workspace)},
+        can_use_tool=permission(offered, rules),
+        env={**environment, **approval.environment(rules)},
         session_store=cast(Any, store),
         session_store_flush="eager",
         session_id=session_id if is_new else None,

@@ -57,6 +57,15 @@ class SnapshotStore:
         if entries:
             self._changed[file[:2]] = time.time_ns() // 1_000_000
 
+    def ends_with(self, call_id: str) -> None:
+        """Put what is noted of a call that waits behind the results of the calls beside it.
+
+        The CLI goes on from a transcript's end. When that is another call's result, the model never sees that of the
+        one that waited (seen with CLI 2.1.329).
+        """
+        for entries in self._appended.values():
+            entries.sort(key=lambda entry: (entry.get("attachment") or {}).get("toolUseID") == call_id)
+
     async def load(self, key: Any) -> list[Any] | None:
         """All entries of a transcript, or None when there is none."""
         file = _file(key)

@@ -32,13 +32,15 @@ BUTTONS: tuple[Choice, ...] = ("allow", "always", "deny")
 
 
 class Decision(BaseModel):
-    """What was decided, by whom (a name), and why, for the agent."""
+    """What was decided, by whom (a name), and why, for the agent; about which tool, and by which update."""
 
     model_config = ConfigDict(frozen=True)
 
     choice: Choice
     by: str = ""
     reason: str = ""
+    tool: str = ""
+    update: str = ""
 
     @property
     def allows(self) -> bool:
@@ -138,8 +140,7 @@ class ApprovalTable:
         item = self._dynamodb.get_item(
             TableName=self._table, Key=_turn_key(session_key, turn_id), ConsistentRead=True
         ).get("Item", {})
-        found = item.get(f"decision_{number}")
-        return Decision.model_validate_json(found["S"]) if found else None
+        return _decision(item, number)
 
     def decide(self, session_key: str, turn_id: str, number: int, decision: Decision) -> Decision:
         """Note a decision, unless there is one; returns the one that holds."""
@@ -149,12 +150,12 @@ class ApprovalTable:
                 Key=_turn_key(session_key, turn_id),
                 UpdateExpression="SET #decision = :decision",
                 ConditionExpression="attribute_not_exists(#decision)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 ExpressionAttributeNames={"#decision": f"decision_{number}"},
                 ExpressionAttributeValues={":decision": {"S": decision.model_dump_json()}},
             )
         except ClientError as error:
-            aws.refused_item(error)
-            return self.decided(session_key, turn_id, number) or decision
+            return _decision(aws.refused_item(error), number) or decision
         return decision
 
     def answer(self, token: str, decision: Decision) -> None:
@@ -164,6 +165,11 @@ class ApprovalTable:
         except ClientError as error:
             if error.response["Error"]["Code"] not in DEAD_TOKEN:
                 raise
+
+
+def _decision(item: dict[str, Any], number: int) -> Decision | None:
+    found = item.get(f"decision_{number}")
+    return Decision.model_validate_json(found["S"]) if found else None
 
 
 def _turn_key(session_key: str, turn_id: str) -> dict[str, Any]:

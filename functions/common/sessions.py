@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -131,15 +132,28 @@ class SessionTable:
         pointer = Pointer.model_validate(item) if "session_id" in item else None  # preferences may come first
         return pointer, Preferences.model_validate(item.get("preferences", {}))
 
-    def prefer(self, session_key: str, chosen: Preferences) -> None:
-        """Keep what was chosen; it outlives the session, as long as the conversation is remembered."""
-        self._update(
-            session_key,
-            "session",
-            "SET preferences = :chosen, #ttl = :ttl",
-            names={"#ttl": "ttl"},
-            values={":chosen": chosen.model_dump(mode="json", exclude_none=True), ":ttl": self.expiry()},
-        )
+    def choose(self, session_key: str, change: Callable[[Preferences], Preferences]) -> Preferences:
+        """Change what is chosen, from what it is by then; returns what it is now.
+
+        It outlives the session, as long as the conversation is remembered.
+        """
+        while True:
+            before = (self._get(session_key, "session") or {}).get("preferences")
+            chosen = change(Preferences.model_validate(before or {}))
+            values = {":chosen": chosen.model_dump(mode="json", exclude_none=True), ":ttl": self.expiry()}
+            try:
+                self._update(
+                    session_key,
+                    "session",
+                    "SET preferences = :chosen, #ttl = :ttl",
+                    names={"#ttl": "ttl"},
+                    values=values if before is None else {**values, ":before": before},
+                    condition="attribute_not_exists(preferences)" if before is None else "preferences = :before",
+                )
+            except ClientError as error:
+                aws.refused_item(error)
+                continue
+            return chosen
 
     def start_over(self, session_key: str) -> Pointer:
         """Give the conversation a new, empty session."""

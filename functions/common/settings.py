@@ -145,7 +145,7 @@ class SessionSettings(TableSettings):
     session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
 
 
-class ContinueSettings(LedgerSettings):
+class ContinueSettings(LedgerSettings, SessionSettings):
     """ContinueAgent."""
 
 
@@ -217,7 +217,7 @@ class CallbackSettings(NoticeSettings, SessionSettings):
     """The callback."""
 
 
-class ApprovalSettings(NoticeSettings, LedgerSettings):
+class ApprovalSettings(NoticeSettings, LedgerSettings, SessionSettings):
     """Whoever asks a person, and whoever hears the answer."""
 
     approvers: NameList = Field(
@@ -239,7 +239,6 @@ class IntakeSettings(ApprovalSettings, BudgetSettings):
         alias="CONSOLE_URL",
         description="Where an operator sees an execution: an address with {arn} or {name}",
     )
-    session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
 
 
 class AgentSettings(BucketSettings):
@@ -275,8 +274,8 @@ class AgentSettings(BucketSettings):
     approval_tools: NameList = Field(
         ("Bash", "outside"),
         alias="APPROVAL_TOOLS",
-        description="Tools that ask a person first, as patterns of names; `outside`: writing files outside the "
-        "workspace; `none`",
+        description="Tools that ask a person first, as patterns of names; `outside`: reading or writing files outside "
+        "the workspace; `none`",
     )
     keep_open_seconds: int = Field(
         1800,

@@ -190,6 +190,10 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "en": "{who} may decide. No answer within {hours} h, or a message instead, means no.",
         "zh": "由 {who} 决定。{hours} 小时内未回答，或直接发送消息，都表示不允许。",
     },
+    "approval_cut": {
+        "en": "This is only its beginning. The whole of it is in the document above: read it first.",
+        "zh": "这里只是开头。完整内容在上面的文件中，请先阅读。",
+    },
     "approval_others": {
         "en": "Those who are appointed",
         "zh": "指定的人",

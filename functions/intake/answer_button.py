@@ -64,11 +64,9 @@ def _decide(
     if waits is not None and not may_decide(settings.approvers, user.id, waits):
         return "not_yours", {}
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
-    pointer, preferences = table.session(request.session_key)
-    if waits is not None and choice == "always" and pointer is not None:
-        table.prefer(request.session_key, preferences.allow(waits.tool, pointer.session_id))
     question = Question(request.session_key, turn, number, chat)
-    held = settle(approvals, table, bot, question, Decision(choice=choice, by=user.name), request.language)
+    decision = Decision(choice=choice, by=user.name, tool=waits.tool if waits else "")
+    held = settle(approvals, table, bot, question, decision, request.language)
     return f"approved_{held.choice}", {"by": held.by}
 
 

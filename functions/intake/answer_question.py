@@ -45,7 +45,7 @@ def run(request: Request) -> Outcome:
             table.delivered(request.session_key, request.turn_id, f"{ANSWERS}{asked.turn_id} {asked.number}", 0)
     if meant is not None:
         question = Question(request.session_key, *meant, chat)
-        decision = Decision(choice="deny", by=user.name, reason=message.text)
+        decision = Decision(choice="deny", by=user.name, reason=message.text, update=request.turn_id)
         approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
         if settle(approvals, table, bot_api(settings), question, decision, request.language) == decision:
             return Outcome(outcome=f"answered {meant[0]}")

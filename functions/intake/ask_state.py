@@ -54,10 +54,11 @@ def model(request: Request) -> None:
     """Choose the model of this conversation, or see which it is."""
     wanted = _argument(request).lower()
     table = _table(IntakeSettings.load())
-    chosen = table.preferences(request.session_key)
     if wanted in (*MODELS, "default"):
-        chosen = chosen.model_copy(update={"model": None if wanted == "default" else wanted})
-        table.prefer(request.session_key, chosen)
+        update = {"model": None if wanted == "default" else wanted}
+        chosen = table.choose(request.session_key, lambda before: before.model_copy(update=update))
+    else:
+        chosen = table.preferences(request.session_key)
     tell(request, "model", model=chosen.model or request.say("model_default"), choices=", ".join((*MODELS, "default")))
 
 
@@ -65,10 +66,11 @@ def verbose(request: Request) -> None:
     """Choose how much is shown of the tools that run, or see how much it is."""
     wanted = _argument(request)
     table = _table(IntakeSettings.load())
-    chosen = table.preferences(request.session_key)
     if wanted in VERBOSE:
-        chosen = chosen.model_copy(update={"verbose": int(wanted)})
-        table.prefer(request.session_key, chosen)
+        update = {"verbose": int(wanted)}
+        chosen = table.choose(request.session_key, lambda before: before.model_copy(update=update))
+    else:
+        chosen = table.preferences(request.session_key)
     tell(request, "verbose", verbose=chosen.verbose)
 
 

@@ -30,7 +30,7 @@ def run(request: Request) -> Outcome:
     goes on with the turn it was meant for.
     """
     settings, step_functions = IntakeSettings.load(), aws.step_functions()
-    table = SessionTable(settings.table, aws.dynamodb())
+    table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
     noted = table.turn(request.session_key, request.turn_id).delivered
     lock, _ = LockTable(settings.table, aws.dynamodb(), step_functions).read(request.session_key)
     owner, draft = lock.owner, request.envelope.draft

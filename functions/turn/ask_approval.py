@@ -7,6 +7,7 @@ the time that is up. A question that was decided before (the turn was redriven) 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,7 +23,7 @@ from functions.common.execution import redrive_count
 from functions.common.lock import Approval, Held
 from functions.common.observability import StepRequest, logger, step
 from functions.common.progress import ProgressTable
-from functions.common.rendering import Classic
+from functions.common.rendering import Classic, visible
 from functions.common.sessions import SessionTable
 from functions.common.settings import ApprovalSettings
 from functions.common.snapshots import RunResult, Snapshots, ToolCall
@@ -32,6 +33,9 @@ from functions.common.verdict import settle
 
 SHOWN_UNITS = 3000
 """UTF-16 units of a call that are shown in the message; a longer one goes along whole as a document."""
+
+NAME_CHARACTERS = 64
+"""Of a tool's name, which the model's endpoint bounds so."""
 
 
 class Request(StepRequest):
@@ -78,18 +82,24 @@ def handler(request: Request) -> Result | Decision:
         show(request, settings, run.waiting)
     except TelegramRefused as error:
         logger.warning("nobody can be asked, which counts as no", cause=str(error))
-        refusal = Decision(choice="deny", reason=f"The user cannot be asked: {error.description}")
-        held = approvals.decide(request.session_key, request.turn_id, request.part, refusal)
-        approvals.answer(request.token, held)
+        _settle(
+            request,
+            settings,
+            approvals,
+            Decision(choice="deny", reason=f"The user cannot be asked: {error.description}"),
+        )
     return Result(asked=True)
 
 
 def timed_out(request: Request, settings: ApprovalSettings, approvals: ApprovalTable) -> Decision:
     """Nobody decided in time, unless somebody did just now."""
-    table = SessionTable(settings.table, aws.dynamodb())
-    asked = Question(request.session_key, request.turn_id, request.part, request.chat)
     reason = f"Nobody answered within {settings.approval_hours:g} hours, which counts as no."
-    decision = Decision(choice="timeout", reason=reason)
+    return _settle(request, settings, approvals, Decision(choice="timeout", reason=reason))
+
+
+def _settle(request: Request, settings: ApprovalSettings, approvals: ApprovalTable, decision: Decision) -> Decision:
+    table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+    asked = Question(request.session_key, request.turn_id, request.part, request.chat)
     return settle(approvals, table, bot_api(settings), asked, decision, request.user.language)
 
 
@@ -104,7 +114,8 @@ def show(request: Request, settings: ApprovalSettings, call: ToolCall) -> None:
     language, part = request.user.language, f"{QUESTION}{request.part}"
     whole = readable(call)
     if utf16_len(whole) > SHOWN_UNITS:
-        delivery.document(f"{part}.call", f"{call.name}.txt", whole.encode("utf-8", "replace"))
+        name = re.sub(r"\W", "_", call.name[:NAME_CHARACTERS])
+        delivery.document(f"{part}.call", f"{name}.txt", whole.encode())
     keyboard = [
         [
             {
@@ -119,19 +130,20 @@ def show(request: Request, settings: ApprovalSettings, call: ToolCall) -> None:
 
 
 def readable(call: ToolCall) -> str:
-    """The call as a person reads it: a command as it is, other arguments as JSON."""
-    if set(call.input) <= {"command", "description"} and "command" in call.input:
-        return str(call.input["command"])
-    return json.dumps(call.input, ensure_ascii=False, indent=2)
+    """The call as a person reads it: a command as it is, other arguments as JSON; what hides is made visible."""
+    if call.name == "Bash" and set(call.input) <= {"command", "description"} and "command" in call.input:
+        return visible(str(call.input["command"]))
+    return visible(json.dumps(call.input, ensure_ascii=False, indent=2))
 
 
 def question(user: User, settings: ApprovalSettings, call: ToolCall, whole: str) -> Classic:
     """The question: the tool, the call, who may decide and until when."""
-    head = say("approval_ask", user.language, tool=call.name) + "\n\n"
+    head = say("approval_ask", user.language, tool=visible(call.name[:NAME_CHARACTERS])) + "\n\n"
     shown = _cut(whole)
     who = user.name if settings.approvers == ("requester",) else say("approval_others", user.language)
     hours = f"{settings.approval_hours:g}"
-    foot = "\n\n" + say("approval_foot", user.language, who=who, hours=hours)
+    cut = "" if shown == whole else "\n\n" + say("approval_cut", user.language)
+    foot = cut + "\n\n" + say("approval_foot", user.language, who=who, hours=hours)
     block = {"type": "pre", "offset": utf16_len(head), "length": utf16_len(shown)}
     return Classic(head + shown + foot, (block,) if shown.strip() else ())
 
@@ -140,5 +152,5 @@ def _cut(text: str) -> str:
     """At most SHOWN_UNITS of a text, whole characters."""
     if utf16_len(text) <= SHOWN_UNITS:
         return text
-    units = text.encode("utf-16-le", "surrogatepass")[: 2 * SHOWN_UNITS]
+    units = text.encode("utf-16-le")[: 2 * SHOWN_UNITS]
     return units.decode("utf-16-le", "ignore") + " …"

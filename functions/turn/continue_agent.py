@@ -18,6 +18,7 @@ from functions.common.observability import StepRequest, logger, step
 from functions.common.sessions import SessionTable
 from functions.common.settings import ContinueSettings
 from functions.common.snapshots import InboxFile
+from functions.common.verdict import remember
 
 
 class SessionState(BaseModel):
@@ -48,11 +49,10 @@ class Run(BaseModel):
 
 
 class Turn(BaseModel):
-    """The state of the turn; `answer` is what AskApproval heard, of this part or an earlier one."""
+    """The state of the turn."""
 
     session: SessionState
     run: Run
-    answer: Decision | None = None
 
 
 class Request(StepRequest):
@@ -78,19 +78,22 @@ def handler(request: Request) -> Result:
     settings, turn = ContinueSettings.load(), request.turn
     session = turn.session
     settle(settings, request.session_key, request.turn_id, answered=True)
-    preferences = SessionTable(settings.table, aws.dynamodb()).preferences(request.session_key)
+    table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+    decision = _decision(request, settings) if turn.run.status == "approval" else None
+    if decision is not None:
+        remember(table, request.session_key, session.session_id, decision)
+    preferences = table.preferences(request.session_key)
     logger.info("the agent goes on", part=session.part + 1)
     return Result(
         **session.model_dump(exclude={"part"}),
         part=session.part + 1,
         going_on=turn.run.manifest,
         allowed=preferences.allowed_tools(session.session_id),
-        decision=_decision(request, settings) if turn.run.status == "approval" else None,
+        decision=decision,
     )
 
 
 def _decision(request: Request, settings: ContinueSettings) -> Decision:
-    """What holds is what was decided first."""
-    answer = request.turn.answer or Decision(choice="timeout")
+    """What was decided first, as the table has it: whoever wakes the turn wrote it there before."""
     approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
-    return approvals.decide(request.session_key, request.turn_id, request.turn.session.part, answer)
+    return approvals.decide(request.session_key, request.turn_id, request.turn.session.part, Decision(choice="timeout"))

@@ -17,6 +17,7 @@ its own, so its count of the conversation is the count of what it was really sen
     !file <name> <text>        writes a file into the workspace's outbox, which is sent to the chat
     !crash                     the agent's CLI process dies in the middle of the turn
     !tool <name> <json>        calls any tool by name, then reports its result
+    !tools [[<name>, <json>], ...]    calls several tools in one message, then reports their results
 
 `!error` and `!break` spoil the answer of the directive on the next line; as the last line, what comes after the tool
 call on the line before:
@@ -117,8 +118,16 @@ def text_answer(text: str, seconds: float = 0.0) -> Answer:
 
 def tool_call(name: str, arguments: dict[str, Any], say: str) -> Answer:
     """An answer that says something and calls one tool."""
-    call = {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:20]}", "name": name, "input": arguments}
-    return Answer(({"type": "text", "text": say}, call), "tool_use")
+    return tool_calls([(name, arguments)], say)
+
+
+def tool_calls(calls: list[tuple[str, dict[str, Any]]], say: str) -> Answer:
+    """An answer that says something and calls tools, all in one message."""
+    uses = [
+        {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:20]}", "name": name, "input": arguments}
+        for name, arguments in calls
+    ]
+    return Answer(({"type": "text", "text": say}, *uses), "tool_use")
 
 
 INTERRUPTED = "[Request interrupted by user"
@@ -168,15 +177,15 @@ def step(messages: list[dict[str, Any]]) -> str:
 
 
 def tool_result(messages: list[dict[str, Any]]) -> str | None:
-    """The text of the tool result the request ends with, or None when the request ends with something else."""
+    """The text of the tool results the request ends with, or None when the request ends with something else."""
     spoken = [message for message in messages if message["role"] in ("user", "assistant")]
     content = spoken[-1]["content"] if spoken else ""
     results = [] if isinstance(content, str) else [block for block in content if block["type"] == "tool_result"]
     if not results:
         return None
-    body = results[-1].get("content", "")
-    text = body if isinstance(body, str) else "".join(part.get("text", "") for part in body)
-    return REMINDER.sub("", text).strip()
+    bodies = [result.get("content", "") for result in results]
+    texts = [body if isinstance(body, str) else "".join(part.get("text", "") for part in body) for body in bodies]
+    return "\n\n".join(REMINDER.sub("", text).strip() for text in texts)
 
 
 def answer(messages: list[dict[str, Any]]) -> Answer | Trouble:
@@ -255,6 +264,8 @@ def _directive(text: str) -> Answer | None:
         return tool_call("Bash", {"command": "kill -9 $PPID", "description": "Crash"}, "Crashing.")
     if (match := re.fullmatch(r"!tool (\S+) (\{.*\})", text, re.DOTALL)) and _is_json(match[2]):
         return tool_call(match[1], json.loads(match[2]), "Calling it.")
+    if (match := re.fullmatch(r"!tools (\[.*\])", text, re.DOTALL)) and _is_json(match[1]):
+        return tool_calls(json.loads(match[1]), "Calling them.")
     return None
 
 
