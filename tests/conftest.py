@@ -46,6 +46,7 @@ def answered_way() -> Iterator[str]:
 ORDER = list(answered_way())
 
 TOGETHER = (
+    "tests/attacks/test_approvals.py",
     "tests/browser/test_chat_page.py",
     "tests/browser/test_console_page.py",
     "tests/deploy/",

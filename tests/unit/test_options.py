@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,10 +10,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from claude_agent_sdk import PermissionResult, ToolPermissionContext
 
 from functions.agent import options
-from functions.agent.approve import asks
-from functions.agent.options import CONFIG, Approval, Folders, agent_options, cli_environment, mcp_servers, subagents
+from functions.agent.approve import fingerprint
+from functions.agent.options import (
+    CONFIG,
+    Approval,
+    Folders,
+    agent_options,
+    cli_environment,
+    mcp_servers,
+    permission,
+    subagents,
+)
 from functions.common.errors import ConfigurationError
 from functions.common.settings import AgentSettings
 
@@ -130,15 +141,15 @@ def test_chat_text_is_never_read_as_a_command_and_a_resume_names_the_session() -
     assert set(options.TOOLS) <= set(first.allowed_tools)
 
 
-def hook(given: Approval, tool: str, **arguments: str) -> str:
+def hook(given: Approval, tool: str, folders: Folders = FOLDERS, **arguments: str) -> str:
     """What the hook says to a call, run as the CLI runs it."""
     offered = tool.rpartition("__")[0] if tool.startswith("mcp__") else tool
     document = json.loads(given.settings([offered]) or "{}")["hooks"]["PreToolUse"][0]
     assert re.fullmatch(document["matcher"], tool)
-    call = {"tool_name": tool, "tool_input": arguments, "tool_use_id": "t1"}
+    call = {"tool_name": tool, "tool_input": arguments, "tool_use_id": "t1", "prompt_id": "p1"}
     if arguments.pop("agent_id", None):
         call["agent_id"] = "sub"
-    environment = {**given.environment(Path("/w")), "PATH": os.environ["PATH"]}
+    environment = {**given.environment(given.rules(folders, Path("/skills"))), "PATH": os.environ["PATH"]}
     done = subprocess.run(
         document["hooks"][0]["command"], shell=True, input=json.dumps(call), capture_output=True, env=environment,
         text=True, check=True,
@@ -146,33 +157,67 @@ def hook(given: Approval, tool: str, **arguments: str) -> str:
     return str(json.loads(done.stdout)["hookSpecificOutput"]["permissionDecision"])
 
 
-def test_the_hook_asks_for_the_tools_that_are_named_and_writes_outside() -> None:
-    asks = Approval(ask=("Bash", "outside", "mcp__aws__*"))
+@pytest.mark.parametrize(
+    ("tool", "arguments", "decision"),
+    [
+        ("Bash", {"command": "ls"}, "defer"),
+        ("Bash", {"command": "ls", "agent_id": "x"}, "deny"),
+        ("Write", {"file_path": "notes/a.txt"}, "allow"),
+        ("Edit", {"file_path": "/etc/passwd"}, "defer"),
+        ("mcp__aws__delete", {}, "defer"),
+        ("mcp__docs__read", {}, "allow"),
+    ],
+)
+def test_the_hook_asks_for_the_tools_that_are_named_and_outside(
+    tmp_path: Path, tool: str, arguments: dict[str, str], decision: str
+) -> None:
+    folders = Folders(tmp_path / "home", tmp_path / "config", tmp_path / "workspace", tmp_path / "scratch")
 
-    assert hook(asks, "Bash", command="ls") == "defer"
-    assert hook(asks, "Bash", command="ls", agent_id="x") == "deny"
-    assert hook(asks, "Write", file_path="notes/a.txt") == "allow"
-    assert hook(asks, "Write", file_path="/w/a.txt") == "allow"
-    assert hook(asks, "Write", file_path="../etc/passwd") == "defer"
-    assert hook(asks, "Edit", file_path="/etc/passwd") == "defer"
-    assert hook(asks, "mcp__aws__delete") == "defer"
-    assert hook(asks, "mcp__docs__read") == "allow"
+    assert hook(Approval(ask=("Bash", "outside", "mcp__aws__*")), tool, folders, **arguments) == decision
 
 
-def test_the_hook_lets_through_what_was_decided_and_no_other_call() -> None:
-    assert hook(Approval(ask=("Bash",), decided={"t1": {"allow": True, "reason": ""}}), "Bash") == "allow"
-    assert hook(Approval(ask=("Bash",), decided={"t1": {"allow": False, "reason": "no"}}), "Bash") == "deny"
-    assert hook(Approval(ask=("Bash",), decided={"t2": {"allow": True, "reason": ""}}), "Bash") == "defer"
-    assert hook(Approval(ask=("Bash",), allowed=("Bash",)), "Bash") == "allow"
+def test_only_the_first_call_of_a_message_waits_and_none_when_that_cannot_be_noted(tmp_path: Path) -> None:
+    asks = Approval(ask=("Bash",))
+    folders = Folders(tmp_path / "home", tmp_path / "config", tmp_path / "workspace", tmp_path / "scratch")
+    nowhere = Folders(tmp_path / "no" / "home", tmp_path, tmp_path, tmp_path)
+
+    assert hook(asks, "Bash", folders, command="one") == "defer"
+    assert hook(asks, "Bash", folders, command="two") == "deny"
+    assert hook(asks, "Bash", nowhere, command="one") == "deny"
 
 
-def test_a_link_out_of_the_workspace_is_outside(tmp_path: Path) -> None:
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    (workspace / "link").symlink_to(tmp_path)
+def test_the_hook_lets_through_what_was_decided_and_no_other_call(tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "home", tmp_path / "config", tmp_path / "workspace", tmp_path / "scratch")
+    ls = fingerprint("Bash", {"command": "ls"})
+    yes, no = {"allow": True, "reason": "", "call": ls}, {"allow": False, "reason": "no", "call": ls}
 
-    assert asks("Write", {"file_path": "link/x"}, ["outside"], str(workspace))
-    assert not asks("Write", {"file_path": "x"}, ["outside"], str(workspace))
+    assert hook(Approval(ask=("Bash",), decided={"t1": yes}), "Bash", command="ls") == "allow"
+    assert hook(Approval(ask=("Bash",), decided={"t1": yes}), "Bash", command="ls /") == "deny"
+    assert hook(Approval(ask=("Bash", "Write"), decided={"t1": yes}), "Write", command="ls") == "deny"
+    assert hook(Approval(ask=("Bash",), decided={"t1": no}), "Bash", command="ls") == "deny"
+    assert hook(Approval(ask=("Bash",), decided={"t2": yes}), "Bash", folders, command="ls") == "defer"
+    assert hook(Approval(ask=("Bash",), allowed=("Bash",)), "Bash", command="ls") == "allow"
+
+
+def asked_of_us(approval: Approval, tool: str, call_id: str = "t1", **arguments: str) -> PermissionResult:
+    """What the CLI hears when its own check stops a call."""
+    may = permission(["Bash", "Write", "mcp__docs"], approval.rules(FOLDERS, Path("/skills")))
+    return asyncio.run(may(tool, arguments, ToolPermissionContext(tool_use_id=call_id)))
+
+
+def test_the_clis_own_check_stops_nothing_that_is_allowed_and_lets_nothing_else_through() -> None:
+    asks = Approval(ask=("Bash", "outside"))
+    call = fingerprint("Bash", {"command": "ls"})
+    decided = Approval(ask=("Bash",), decided={"t1": {"allow": True, "reason": "", "call": call}})
+
+    assert asked_of_us(decided, "Bash", command="ls").behavior == "allow"
+    assert asked_of_us(decided, "Bash", "t2", command="ls").behavior == "deny"
+    assert asked_of_us(decided, "Bash", command="ls /").behavior == "deny"
+    assert asked_of_us(asks, "Bash", command="ls").behavior == "deny"
+    assert asked_of_us(asks, "Write", file_path=".bashrc").behavior == "allow"
+    assert asked_of_us(asks, "Write", file_path="/etc/passwd").behavior == "deny"
+    assert asked_of_us(asks, "mcp__docs__read").behavior == "allow"
+    assert asked_of_us(asks, "SomethingElse").behavior == "deny"
 
 
 def test_what_may_ask_is_not_allowed_beforehand() -> None:
@@ -181,8 +226,9 @@ def test_what_may_ask_is_not_allowed_beforehand() -> None:
     approval = Approval(ask=("Bash", "outside", "mcp__aws-knowledge__*"))
     found = agent_options(given, {}, FOLDERS, "id", True, None, print, 1.5, approval)  # type: ignore[arg-type]
 
-    assert not {"Bash", "Write", "Edit"} & set(found.allowed_tools)
-    assert "Read" in found.allowed_tools
+    assert not {"Bash", "Write", "Edit", "Read", "Glob", "Grep"} & set(found.allowed_tools)
+    assert "WebFetch" in found.allowed_tools
+    assert json.loads(str(found.settings))["disableSkillShellExecution"]
     servers = {name for name in found.allowed_tools if name.startswith("mcp__")}
     assert servers == {f"mcp__{name}" for name in mcp_servers(CONFIG, ("*",))} - {"mcp__aws-knowledge"}
     assert found.env["CLAUDE_CODE_DISABLE_DEFERRED_TOOL_RESUME"] == "1"
