@@ -82,12 +82,8 @@ def handler(request: Request) -> Result | Decision:
         show(request, settings, run.waiting)
     except TelegramRefused as error:
         logger.warning("nobody can be asked, which counts as no", cause=str(error))
-        _settle(
-            request,
-            settings,
-            approvals,
-            Decision(choice="deny", reason=f"The user cannot be asked: {error.description}"),
-        )
+        refusal = Decision(choice="deny", reason=f"The user cannot be asked: {error.description}")
+        _settle(request, settings, approvals, refusal)
     return Result(asked=True)
 
 
