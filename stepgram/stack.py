@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from functions.common.folders import NotCleaned
 from stepgram.embedded.client import Addresses, Ports, client, trust
 from stepgram.embedded.state import forget, private, read_json, write_json
 
@@ -118,7 +119,10 @@ def open_stack(name: str | None, fresh: bool = False) -> Iterator[Stack]:
             yield stack
             return
         if fresh:
-            forget(home())
+            try:
+                forget(home())
+            except NotCleaned as error:
+                raise StackError(f"--fresh cannot remove what is kept: {error}") from error
         with _embedded(Ports()) as embedded:
             addresses = embedded.addresses
             yield Stack(addresses.outputs, addresses.aws, addresses.telegram)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from claude_agent_sdk import (
     AssistantMessage,
@@ -45,12 +46,13 @@ from claude_agent_sdk import (
 from functions.agent.inbox import Prompt
 from functions.agent.options import Approval, Folders, agent_options, cli_environment
 from functions.agent.patience import Patience
-from functions.agent.processes import Process, StillRunning, below, end_leftovers
+from functions.agent.processes import RUNTIME, Process, StillRunning, below, end_leftovers
 from functions.agent.reporter import Watch
 from functions.agent.speech import Speech
 from functions.agent.spending import Spending
 from functions.agent.store import RestoredStore
 from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError, model_error
+from functions.common.folders import NotCleaned, clear, open_file, opened, remove
 from functions.common.observability import logger
 from functions.common.settings import AgentSettings, environment
 from functions.common.snapshots import Manifest, Snapshots, session_prefix
@@ -81,7 +83,14 @@ BROKE_OFF_TIMES = 3
 STDERR_LINES = 20
 DEBUG_BYTES = 1024 * 1024
 DEBUG_TAIL_BYTES = 16 * 1024
-ROOT = Path(tempfile.gettempdir()) / "stepgram"
+TMP = Path(tempfile.gettempdir()).resolve()
+ROOT = TMP / "stepgram"
+
+OWN_TMP = "STEPGRAM_OWN_TMP"
+"""The variable in which the embedded stack tells a function that its TMPDIR is its own alone; Lambda's always is."""
+
+ROOM = 32 * 1024 * 1024
+"""Bytes that must be free on the disk, or the conversation is not kept open."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +149,12 @@ class Conversation:
         tempfile.tempdir = str(folders.scratch)
         self._debug, self._debug_sent = folders.debug, 0
         self.workspace = Workspace(folders.workspace, snapshots, session_id, limits(settings))
-        self.workspace.restore(self.base.tree if self.base else None)
         self.store = RestoredStore(snapshots, session_id, self.base)
-        self.store.restore(folders.config, project_key_for_directory(folders.workspace))
+        try:
+            self.workspace.restore(self.base.tree if self.base else None)
+            self.store.restore(folders.config, project_key_for_directory(folders.workspace))
+        except OSError as error:
+            raise AgentCrashed(f"the session's files cannot be put into the container: {error}") from error
         cli = cli_environment(settings, environment(), os.environ, folders, uuid.uuid4().hex[:8])
         options = agent_options(
             settings,
@@ -258,8 +270,9 @@ class Conversation:
         """End what tools left running, so that nothing changes while the workspace is read.
 
         What cannot be ended costs the container, not the answer: the conversation is `unsettled`, and is closed when
-        the answer is kept.
+        the answer is kept. So is one that has filled the disk.
         """
+        self.unsettled = shutil.disk_usage(TMP).free < ROOM
         try:
             end_leftovers(keep=self.process)
         except StillRunning as error:
@@ -268,11 +281,20 @@ class Conversation:
 
     def _debug_log(self) -> bytes:
         """What the CLI wrote into its debug log since the last time, the end of it when it is long."""
-        with self._debug.open("rb") as log:
-            log.seek(self._debug_sent)
-            body = log.read()
-        self._debug_sent += len(body)
-        return body[-DEBUG_BYTES:]
+        with self._log() as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._debug_sent, size - DEBUG_BYTES))
+            self._debug_sent = size
+            return log.read(DEBUG_BYTES)
+
+    def _log(self) -> BinaryIO:
+        """The CLI's debug log, to be read; an empty one when the agent put something else in its place."""
+        try:
+            with opened(self._debug.parent) as here:
+                return os.fdopen(open_file(self._debug.name, here), "rb")
+        except OSError as error:
+            logger.info("the CLI's log cannot be read", cause=str(error))
+            return io.BytesIO()
 
     @property
     def memory(self) -> int:
@@ -281,9 +303,9 @@ class Conversation:
         return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
     def close(self) -> None:
-        """End the CLI and every process it left, and remove the folders. What is worth keeping is staged already.
+        """End the CLI and every process it left, and remove the files. What is worth keeping is staged already.
 
-        Raises StillRunning when a process cannot be ended.
+        Raises StillRunning when a process cannot be ended, NotCleaned when a file cannot be removed.
         """
         try:
             if self.process is not None:
@@ -294,8 +316,8 @@ class Conversation:
             try:
                 end_leftovers()
             finally:
-                tempfile.tempdir = str(ROOT.parent)
-                shutil.rmtree(self._root, ignore_errors=True)
+                tempfile.tempdir = str(TMP)
+                _clean()
 
     async def _ask(self, text: Prompt | None, seconds: float, watch: Watch) -> ResultMessage | None:
         if self._stop.is_set():
@@ -394,8 +416,8 @@ class Conversation:
         """What the model's endpoint said last in a refusal; empty when there is nothing, or was no answer."""
         if not retry.data.get("error_status"):
             return ""
-        with self._debug.open("rb") as log:
-            log.seek(max(0, self._debug.stat().st_size - DEBUG_TAIL_BYTES))
+        with self._log() as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - DEBUG_TAIL_BYTES))
             found = API_ERROR.findall(log.read())
         return found[-1].decode("utf-8", "replace").strip() if found else ""
 
@@ -431,17 +453,31 @@ def limits(settings: AgentSettings) -> Limits:
 
 
 def _fresh_folders(root: Path) -> Folders:
-    """Empty folders, and nothing beside them: what another conversation left is removed.
+    """Empty folders, and nothing beside them: what another conversation left is removed. Raises NotCleaned.
 
     The workspace's path is the same in every container, since the CLI's transcript key comes from it.
     """
-    shutil.rmtree(ROOT, ignore_errors=True)
+    _clean()
     folders = Folders(
         home=root / "home", config=root / "config", workspace=root / "workspace", scratch=root / "scratch"
     )
     for folder in (folders.home, folders.config, folders.workspace, folders.scratch):
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise NotCleaned(f"{folder}: {error.strerror}") from error
     return folders
+
+
+def _clean() -> None:
+    """Remove all that is in the container's `/tmp`; where others may have theirs in it, our folder. Raises NotCleaned.
+
+    On a developer's machine `/tmp` is not ours. That it is, is told by Lambda's runtime client or the embedded stack.
+    """
+    if RUNTIME in os.environ or os.environ.get(OWN_TMP) == str(TMP):
+        clear(TMP)
+    else:
+        remove(ROOT)
 
 
 def _named(failed: ResultError | ResultMessage) -> Exception:

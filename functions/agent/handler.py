@@ -30,6 +30,7 @@ from functions.common import aws
 from functions.common.access import unseal
 from functions.common.approvals import Decision
 from functions.common.errors import AgentCrashed, AgentTimedOut, StepgramError, located
+from functions.common.folders import NotCleaned
 from functions.common.observability import StepRequest, logger, parse, working
 from functions.common.settings import AgentSettings
 from functions.common.snapshots import (
@@ -142,7 +143,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         except Gone as error:
             logger.warning("the run is given up", cause=str(error))
             return {"outcome": "given up"}
-        except StillRunning as error:
+        except (StillRunning, NotCleaned) as error:
             logger.critical("the container ends", cause=str(error))
             os._exit(1)
         except StepgramError as error:
@@ -327,7 +328,7 @@ def _outbox(conversation: Conversation, captured: Captured, folder: str) -> list
     files = []
     for number, path in enumerate(sorted(path for path in captured.changed if path.startswith(OUTBOX))):
         key = f"{folder}{OUTBOX}{conversation.started:.0f}-{number}"
-        with (conversation.workspace.folder / path).open("rb") as content:
+        with conversation.workspace.open(path) as content:
             conversation.snapshots.put(key, content, "application/octet-stream")
             size = content.tell()
         files.append(OutboxFile(key=key, name=path.rpartition("/")[2], size=size))

@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,6 +125,27 @@ def end_leftovers(keep: Process | None = None, seconds: float = END_SECONDS) -> 
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process.id, signal.SIGKILL)
         _bury(leftovers, until)
+
+
+def end_below(ancestor: int, keep: Collection[int] = (), seconds: float = END_SECONDS) -> None:
+    """Kill what is below a process, but these children of it and what is below them.
+
+    For the host of several functions' processes that is a child subreaper: what its functions started is below them
+    while they run, and else right below it. Raises StillRunning after `seconds`.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        now = look()
+        kept = {process for child in keep for process in (child, *(p.id for p in now.below(child)))}
+        left = [process for process in now.below(ancestor) if process.id not in kept]
+        if not left:
+            return
+        if time.monotonic() > until:
+            raise StillRunning(f"{len(left)} processes could not be ended in {seconds:g} seconds: {left[:5]}")
+        for process in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process.id, signal.SIGKILL)
+        _bury(left, until)
 
 
 def _bury(processes: list[Process], until: float) -> None:

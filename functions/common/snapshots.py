@@ -100,7 +100,7 @@ class InboxFile(Frozen):
     missing: str | None = None
 
 
-Reason = Literal["too_large", "too_many", "no_room", "outside", "not_a_file", "bad_name"]
+Reason = Literal["too_large", "too_many", "no_room", "outside", "not_a_file", "bad_name", "too_deep", "unreadable"]
 
 
 class LeftOut(Frozen):

@@ -349,6 +349,14 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "en": "- {path}: its name is not valid text",
         "zh": "- {path}：文件名不是有效文本",
     },
+    "left_out_too_deep": {
+        "en": "- {path}: it lies too deep in folders",
+        "zh": "- {path}：文件夹层级太深",
+    },
+    "left_out_unreadable": {
+        "en": "- {path}: it cannot be read",
+        "zh": "- {path}：无法读取",
+    },
     "left_out_more": {
         "en": "- and {count} more",
         "zh": "- 以及另外 {count} 个",

@@ -10,6 +10,7 @@ dozens of requests, not 10,000.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -19,11 +20,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 from pathspec import GitIgnoreSpec
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from functions.common.folders import open_file, opened
 from functions.common.snapshots import PARALLEL, LeftOut, Reason, Snapshots, TreeReference, session_prefix
 
 PACKED_BELOW = 256 * 1024
@@ -38,9 +40,18 @@ IGNORE_FILE = ".stepgramignore"
 """Patterns of the agent's or user's own, in the form of `.gitignore`."""
 
 
+IGNORE_BYTES = 64 * 1024
+
+LEVELS, PATH_BYTES = 100, 1024
+"""How deep a path may lie in folders, and how long it may be: far below what systems take, wherever a folder is."""
+
+SEEN = 10
+"""So many times as many things as there may be files are looked at; what comes after them is left out unseen."""
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What a workspace may hold: files, and bytes of one and of all."""
+    """What a workspace may hold: files (and as many folders and links), and bytes of one and of all."""
 
     files: int = 20_000
     file_bytes: int = 100 * 1024 * 1024
@@ -110,6 +121,9 @@ class _Scan:
     left_out: list[LeftOut] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
+    others: int = 0
+    """Folders and links."""
+    seen: int = 0
 
 
 class Workspace:
@@ -117,6 +131,7 @@ class Workspace:
 
     def __init__(self, folder: Path, snapshots: Snapshots, session_id: str, limits: Limits = Limits()) -> None:
         self.folder = folder
+        self._place = folder.resolve()
         self._snapshots = snapshots
         self._prefix = session_prefix(session_id)
         self._limits = limits
@@ -140,7 +155,7 @@ class Workspace:
             (self.folder / entry.path).chmod(entry.mode)
         for entry in self._tree.entries:
             if entry.kind == "file":
-                self._known[entry.path] = (_signature(self.folder / entry.path), entry.sha256)
+                self._known[entry.path] = (_signature((self.folder / entry.path).lstat()), entry.sha256)
 
     def _fetch(self, stored: Stored, entries: list[Entry]) -> None:
         key = f"{self._prefix}blobs/{stored.name}"
@@ -165,52 +180,88 @@ class Workspace:
         self._tree = tree
         return Captured(self._reference, tuple(scan.left_out), changed)
 
+    def open(self, path: str) -> BinaryIO:
+        """A file of the workspace, to be read; no link is followed on the way. Raises OSError."""
+        folder, _, name = path.rpartition("/")
+        with opened(self._place, folder) as here:
+            return os.fdopen(open_file(name, here), "rb")
+
     def _scan(self) -> _Scan:
         scan = _Scan()
-        own = self.folder / IGNORE_FILE
-        patterns = own.read_text("utf-8", "replace").splitlines() if own.is_file() and not own.is_symlink() else []
-        ignored = GitIgnoreSpec.from_lines([*IGNORED, *patterns])
-        self._visit(self.folder, "", ignored, scan)
+        ignored = GitIgnoreSpec.from_lines([*IGNORED, *self._own_patterns()])
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                with opened(self._place, folder) as here:
+                    waiting += reversed(self._visit(here, f"{folder}/" if folder else "", ignored, scan))
+            except OSError:
+                scan.left_out.append(LeftOut(path=folder or ".", reason="unreadable"))
         scan.entries.sort(key=lambda entry: entry.path)
         return scan
 
-    def _visit(self, folder: Path, prefix: str, ignored: GitIgnoreSpec, scan: _Scan) -> None:
-        with os.scandir(folder) as found:
+    def _own_patterns(self) -> list[str]:
+        try:
+            with self.open(IGNORE_FILE) as file:
+                return file.read(IGNORE_BYTES).decode("utf-8", "replace").splitlines()
+        except OSError:
+            return []
+
+    def _visit(self, here: int, prefix: str, ignored: GitIgnoreSpec, scan: _Scan) -> list[str]:
+        """What is in one folder; returns the paths of the folders in it that are to be visited."""
+        with os.scandir(here) as found:
             children = sorted(found, key=lambda child: child.name)
+        folders: list[str] = []
         for child in children:
             path = prefix + child.name
+            scan.seen += 1
+            if scan.seen > SEEN * max(1, self._limits.files):
+                scan.left_out.append(LeftOut(path=prefix or ".", reason="too_many"))
+                return []
             if not _is_utf8(path):
                 scan.left_out.append(LeftOut(path=ascii(path), reason="bad_name"))
                 continue
+            is_folder = child.is_dir(follow_symlinks=False)
+            if ignored.match_file(path + "/" if is_folder else path):
+                continue
             status = child.stat(follow_symlinks=False)
             mode = stat.S_IMODE(status.st_mode) & 0o777
-            if ignored.match_file(path + "/" if child.is_dir(follow_symlinks=False) else path):
-                continue
-            if child.is_symlink():
-                self._link(path, Path(child.path), scan)
-            elif child.is_dir(follow_symlinks=False):
-                if mode & 0o700 != 0o700:
-                    os.chmod(child.path, mode | 0o700)
-                scan.entries.append(Entry(path=path, kind="folder", mode=mode))
-                self._visit(Path(child.path), path + "/", ignored, scan)
-            elif child.is_file(follow_symlinks=False):
-                self._file(path, Path(child.path), status, mode, scan)
-            else:
+            ordinary = child.is_file(follow_symlinks=False)
+            if path.count("/") >= LEVELS or len(path.encode()) > PATH_BYTES:
+                scan.left_out.append(LeftOut(path=path, reason="too_deep"))
+            elif ordinary:
+                self._file(path, here, status, mode, scan)
+            elif not is_folder and not child.is_symlink():
                 scan.left_out.append(LeftOut(path=path, reason="not_a_file"))
+            elif scan.others >= self._limits.files:
+                scan.left_out.append(LeftOut(path=path, reason="too_many"))
+            elif is_folder:
+                scan.others += 1
+                scan.entries.append(Entry(path=path, kind="folder", mode=mode))
+                folders.append(path)
+            else:
+                self._link(path, here, scan)
+        return folders
 
-    def _link(self, path: str, link: Path, scan: _Scan) -> None:
-        target = os.readlink(link)
+    def _link(self, path: str, here: int, scan: _Scan) -> None:
+        name, place = os.path.basename(path), self.folder / path
+        target = os.readlink(name, dir_fd=here)
         if os.path.isabs(target) and Path(target).is_relative_to(self.folder):
-            target = os.path.relpath(target, link.parent)
-        root = Path(os.path.realpath(self.folder))
+            target = os.path.relpath(target, place.parent)
         lexical = os.path.normpath(os.path.join(os.path.dirname(path), target))
         outside = os.path.isabs(target) or lexical == ".." or lexical.startswith("../")
-        if outside or not Path(os.path.realpath(link)).is_relative_to(root):
-            scan.left_out.append(LeftOut(path=path, reason="outside"))
+        reason: Reason | None = "outside" if outside else None
+        if reason is None and _is_endless(name, here):
+            reason = "not_a_file"
+        if reason is None and not Path(os.path.realpath(place)).is_relative_to(self._place):
+            reason = "outside"
+        if reason is not None:
+            scan.left_out.append(LeftOut(path=path, reason=reason))
             return
+        scan.others += 1
         scan.entries.append(Entry(path=path, kind="link", target=target))
 
-    def _file(self, path: str, file: Path, status: os.stat_result, mode: int, scan: _Scan) -> None:
+    def _file(self, path: str, here: int, status: os.stat_result, mode: int, scan: _Scan) -> None:
         size = status.st_size
         reason: Reason | None = None
         if size > self._limits.file_bytes:
@@ -219,21 +270,24 @@ class Workspace:
             reason = "too_many"
         elif scan.bytes + size > self._limits.total_bytes:
             reason = "no_room"
+        if reason is None:
+            try:
+                digest = self._hash(path, here, status)
+            except OSError:
+                reason = "unreadable"
         if reason is not None:
             scan.left_out.append(LeftOut(path=path, reason=reason, size=size))
             return
-        if mode & 0o400 == 0:
-            file.chmod(mode | 0o400)
         scan.files += 1
         scan.bytes += size
-        scan.entries.append(Entry(path=path, mode=mode, size=size, sha256=self._hash(path, file)))
+        scan.entries.append(Entry(path=path, mode=mode, size=size, sha256=digest))
 
-    def _hash(self, path: str, file: Path) -> str:
-        signature = _signature(file)
+    def _hash(self, path: str, here: int, status: os.stat_result) -> str:
         known = self._known.get(path)
-        if known is not None and known[0] == signature:
+        if known is not None and known[0] == _signature(status):
             return known[1]
-        with file.open("rb") as content:
+        with os.fdopen(open_file(os.path.basename(path), here), "rb") as content:
+            signature = _signature(os.fstat(content.fileno()))
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         self._known[path] = (signature, digest)
         return digest
@@ -273,7 +327,7 @@ class Workspace:
         return {sha256: place for sha256, place in places.items() if place[0] not in waste}
 
     def _put_pack(self, entries: list[Entry]) -> dict[str, Place]:
-        content = [(self.folder / entry.path).read_bytes() for entry in entries]
+        content = [self._read(entry.path) for entry in entries]
         body = b"".join(content)
         name = hashlib.sha256(body).hexdigest()
         self._snapshots.put(f"{self._prefix}blobs/{name}", body, "application/octet-stream")
@@ -283,10 +337,23 @@ class Workspace:
             offset += len(piece)
         return placed
 
+    def _read(self, path: str) -> bytes:
+        with self.open(path) as file:
+            return file.read()
+
     def _put_file(self, entry: Entry) -> dict[str, Place]:
-        with (self.folder / entry.path).open("rb") as content:
+        with self.open(entry.path) as content:
             self._snapshots.put(f"{self._prefix}blobs/{entry.sha256}", content, "application/octet-stream")
         return {entry.sha256: (entry.sha256, 0, entry.size)}
+
+
+def _is_endless(link: str, here: int) -> bool:
+    """Whether a link leads on and on: systems follow some 40, Python would follow all, each one call deeper."""
+    try:
+        os.stat(link, dir_fd=here)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _is_utf8(path: str) -> bool:
@@ -326,8 +393,7 @@ def _tree(entries: list[Entry], places: dict[str, Place]) -> Tree:
     )
 
 
-def _signature(path: Path) -> Signature:
-    status = path.lstat()
+def _signature(status: os.stat_result) -> Signature:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

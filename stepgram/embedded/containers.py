@@ -16,7 +16,6 @@ import os
 import queue
 import random
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from functions.common.folders import NotCleaned, remove
+from functions.common.observability import logger
 from stepgram.embedded import launcher
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.functions import CONCURRENCY
@@ -247,7 +248,7 @@ class Container:
         self._kill()
         self._process.wait()
         self._api.close()
-        shutil.rmtree(self._tmp, ignore_errors=True)
+        _remove(Path(self._tmp))
         self._held.close()
 
     def _answer(self, outcome: Outcome, request_id: str) -> Answer:
@@ -343,8 +344,16 @@ def sweep() -> None:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(held).st_mtime < time.time() - NEW_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
         os.close(held)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a container's folder. What cannot be removed is nobody's any more: each container gets a new one."""
+    try:
+        remove(folder)
+    except NotCleaned as error:
+        logger.warning("a container's folder is not removed", cause=str(error))
 
 
 def can_isolate(runtime: Runtime) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import stat
 import threading
 import time
@@ -18,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
+
+from functions.common.folders import remove
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -148,11 +149,7 @@ class Saver:
 
 
 def forget(home: Path) -> None:
-    """Remove all that is kept, except the lock that says who uses the folder."""
+    """Remove all that is kept, except the lock that says who uses the folder. Raises NotCleaned."""
     for path in home.glob("*") if home.is_dir() else []:
-        if path.name == "lock":
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name != "lock":
+            remove(path)

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,9 +18,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from functions.common.folders import NotCleaned, remove
+from functions.common.observability import logger
 from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.state import private
 from stepgram.embedded.template import FunctionSpec
+
+OWN_TMP = "STEPGRAM_OWN_TMP"
+"""Tells the agent that its TMPDIR is its own alone (`functions/agent/conversation.py`), as a container's `/tmp` is."""
 
 IDLE_WORKERS = 3
 """Workers that are kept for their tenants' next messages; of more, the one that was idle longest ends."""
@@ -143,9 +147,10 @@ class Worker:
     ) -> None:
         self.number, self.environment, self.tenant = number, environment, tenant
         self._tmp = home / "containers" / str(number)
-        shutil.rmtree(self._tmp, ignore_errors=True)
+        remove(self._tmp)
         private(self._tmp)
-        self._socket = zygote.fork({**environment, "TMPDIR": str(self._tmp)})
+        tmp = str(self._tmp.resolve())
+        self._socket = zygote.fork({**environment, "TMPDIR": tmp, OWN_TMP: tmp})
         self._lines = self._socket.makefile("rb")
         started = self._lines.readline()
         self._process = int(json.loads(started)["process"]) if started else 0
@@ -195,4 +200,7 @@ class Worker:
             self._process = 0
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        shutil.rmtree(self._tmp, ignore_errors=True)
+        try:
+            remove(self._tmp)
+        except NotCleaned as error:  # nobody gets it: a worker begins by removing what is there
+            logger.warning("a worker's folder is not removed yet", cause=str(error))

@@ -21,7 +21,7 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from functions.agent.conversation import Conversation
+from functions.agent.conversation import DEBUG_BYTES, Conversation, _clean, _fresh_folders
 from functions.common.errors import (
     AgentCrashed,
     AgentTimedOut,
@@ -31,6 +31,7 @@ from functions.common.errors import (
     ModelUnavailable,
     StepgramError,
 )
+from functions.common.folders import NotCleaned
 
 
 class Client:
@@ -270,3 +271,59 @@ def test_an_answer_that_breaks_off_again_and_again_is_given_up() -> None:
     with pytest.raises(ModelUnavailable, match="throttled"):
         conversation(client).ask("hello", 5)
     assert client.asked == 4
+
+
+@pytest.mark.parametrize(
+    ("environment", "left"),
+    [
+        ({"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}, []),
+        ({"STEPGRAM_OWN_TMP": "this"}, []),
+        ({"STEPGRAM_OWN_TMP": "/tmp"}, ["somebody's"]),
+        ({}, ["somebody's"]),
+    ],
+)
+def test_only_a_tmp_that_is_the_containers_own_is_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], left: list[str]
+) -> None:
+    monkeypatch.setattr("functions.agent.conversation.TMP", tmp_path)
+    monkeypatch.setattr("functions.agent.conversation.ROOT", tmp_path / "stepgram")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(tmp_path) if value == "this" else value)
+    (tmp_path / "somebody's").touch()
+    (tmp_path / "stepgram" / "session").mkdir(parents=True)
+
+    _clean()
+
+    assert os.listdir(tmp_path) == left
+
+
+def test_a_folder_that_cannot_be_made_ends_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("functions.agent.conversation._clean", lambda: None)
+    (tmp_path / "stepgram").touch()
+
+    with pytest.raises(NotCleaned, match="Not a directory"):
+        _fresh_folders(tmp_path / "stepgram" / "session")
+
+
+@pytest.mark.parametrize("what", ["nothing", "link", "pipe"])
+def test_what_the_agent_put_in_the_logs_place_is_not_read(tmp_path: Path, what: str) -> None:
+    (tmp_path / "secret").write_text("secret")
+    made = conversation(Client())
+    made._debug, made._debug_sent = tmp_path / "debug.txt", 0
+    if what == "link":
+        made._debug.symlink_to("secret")
+    elif what == "pipe":
+        os.mkfifo(made._debug)
+
+    assert made._debug_log() == b""
+
+
+def test_of_a_long_log_the_end_is_kept_once(tmp_path: Path) -> None:
+    made = conversation(Client())
+    made._debug, made._debug_sent = tmp_path / "debug.txt", 0
+    made._debug.write_bytes(b"x" * DEBUG_BYTES + b"end")
+
+    assert (len(made._debug_log()), made._debug_log()) == (DEBUG_BYTES, b"")
+    with made._debug.open("ab") as log:
+        log.write(b"more")
+    assert made._debug_log() == b"more"

@@ -13,6 +13,7 @@ import pytest
 
 from functions.agent import handler
 from functions.agent.processes import RUNTIME, StillRunning
+from functions.common.folders import NotCleaned
 from stepgram.embedded.answers import Context
 from tests.conftest import ROOT
 from tests.unit.test_options import settings
@@ -235,7 +236,32 @@ def test_a_process_that_flees_from_its_own_id_is_caught_or_told() -> None:
     assert found in (0, "named")
 
 
-def test_a_container_with_a_process_that_cannot_be_ended_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+HOST = """
+    import json, os, signal, subprocess, sys
+    from functions.agent.processes import adopt, below, end_below
+
+    given = json.loads(sys.argv[1])
+    adopt()
+    command = "(setsid sh -c '(" + given["sleep"] + " &) ; exec env -i " + given["sleep"] + "' &) ; echo; exec sleep 60"
+    workers = [subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE) for _ in range(2)]
+    for worker in workers:
+        worker.stdout.readline()
+    workers[0].kill()
+    workers[0].wait()
+    end_below(os.getpid(), keep=[workers[1].pid, workers[0].pid])
+    after = [workers[1].poll(), len(below(os.getpid()))]
+    end_below(os.getpid())
+    print(json.dumps([*after, workers[1].wait(), len(below(os.getpid()))]))
+"""
+
+
+def test_a_host_ends_what_a_dead_function_left_and_none_of_the_living() -> None:
+    """Both functions' daemons have fled to the host: only the second function itself can be told from them."""
+    assert run(HOST, refused=False, user=0, runtime=None, seconds=unique()) == [None, 1, -9, 0]
+
+
+@pytest.mark.parametrize("error", [StillRunning("1 process"), NotCleaned("1 file")])
+def test_a_container_that_cannot_be_cleaned_ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     class Ended(BaseException):
         pass
 
@@ -243,7 +269,7 @@ def test_a_container_with_a_process_that_cannot_be_ended_ends(monkeypatch: pytes
         raise Ended(status)
 
     def run_once(*_: Any) -> None:
-        raise StillRunning("1 process")
+        raise error
 
     monkeypatch.setattr(handler, "run_once", run_once)
     monkeypatch.setattr(handler.AgentSettings, "load", settings)
