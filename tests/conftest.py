@@ -47,6 +47,7 @@ ORDER = list(answered_way())
 
 TOGETHER = (
     "tests/attacks/test_approvals.py",
+    "tests/attacks/test_containers.py",
     "tests/browser/test_chat_page.py",
     "tests/browser/test_console_page.py",
     "tests/deploy/",
