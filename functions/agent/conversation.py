@@ -154,6 +154,7 @@ class Conversation:
             self.workspace.restore(self.base.tree if self.base else None)
             self.store.restore(folders.config, project_key_for_directory(folders.workspace))
         except OSError as error:
+            _clean()
             raise AgentCrashed(f"the session's files cannot be put into the container: {error}") from error
         cli = cli_environment(settings, environment(), os.environ, folders, uuid.uuid4().hex[:8])
         options = agent_options(
@@ -316,7 +317,6 @@ class Conversation:
             try:
                 end_leftovers()
             finally:
-                tempfile.tempdir = str(TMP)
                 _clean()
 
     async def _ask(self, text: Prompt | None, seconds: float, watch: Watch) -> ResultMessage | None:
@@ -474,6 +474,7 @@ def _clean() -> None:
 
     On a developer's machine `/tmp` is not ours. That it is, is told by Lambda's runtime client or the embedded stack.
     """
+    tempfile.tempdir = str(TMP)
     if RUNTIME in os.environ or os.environ.get(OWN_TMP) == str(TMP):
         clear(TMP)
     else:

@@ -285,6 +285,7 @@ def test_an_answer_that_breaks_off_again_and_again_is_given_up() -> None:
 def test_only_a_tmp_that_is_the_containers_own_is_emptied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], left: list[str]
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("functions.agent.conversation.TMP", tmp_path)
     monkeypatch.setattr("functions.agent.conversation.ROOT", tmp_path / "stepgram")
     for name, value in environment.items():
