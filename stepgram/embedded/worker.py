@@ -1,7 +1,8 @@
 """The agent's own process on the embedded stack: one JSON line in, one invocation, one JSON line out.
 
 It starts as the zygote (`workers.py`): it imports packages, and forks a worker for each environment it is sent. A
-worker's environment is the function's and nothing else of the machine's; what its handler prints goes to the log.
+worker's environment is the function's and nothing else of the machine's; what its handler prints goes to the log. What
+a worker leaves behind when it dies becomes a child of the zygote, and is ended by the pool.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pathspec  # noqa: F401
 
 import functions.common.aws
 import functions.common.workspace  # noqa: F401
+from functions.agent.processes import adopt
 from stepgram.embedded.answers import Context, call_handler
 
 AGENT = "functions.agent.handler"
@@ -30,6 +32,7 @@ MESSAGE_BYTES = 1024 * 1024
 def main() -> None:
     """Fork a worker for each environment that is sent, until the stack closes the socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    adopt()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     assert threading.active_count() == 1, "only a process without threads may be forked"
     while True:

@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from functions.agent.processes import StillRunning, end_below
 from functions.common.folders import NotCleaned, remove
 from functions.common.observability import logger
 from stepgram.embedded.answers import Answer, failure
@@ -61,8 +62,7 @@ class WorkerPool:
             ended = [] if worker in self._idle else [worker]
             while len(self._idle) > IDLE_WORKERS:
                 ended.append(self._idle.pop(0))
-        for one in ended:
-            one.stop()
+        self._end(ended)
         return answer
 
     def warm(self, environment: dict[str, str]) -> None:
@@ -82,9 +82,9 @@ class WorkerPool:
         """End the processes that wait for an invocation, and the one they come from."""
         with self._lock:
             idle, self._idle = self._idle, []
+        self._end(idle)
+        with self._lock:
             zygote, self._zygote = self._zygote, None
-        for worker in idle:
-            worker.stop()
         if zygote is not None:
             zygote.stop()
 
@@ -92,10 +92,21 @@ class WorkerPool:
         """End all processes and what they started."""
         with self._lock:
             self._stopped = True
-            workers = [*self._idle, *self._busy]
+            busy, self._busy = list(self._busy), set()
+        self._end(busy)
+        self.cool_down()
+
+    def _end(self, workers: list[Worker]) -> None:
+        """End workers, and what those that ended have left, whatever it did to get away."""
         for worker in workers:
             worker.stop()
-        self.cool_down()
+        with self._lock:
+            if not workers or self._zygote is None:
+                return
+            try:
+                end_below(self._zygote.process, keep=[w.process for w in (*self._idle, *self._busy)])
+            except StillRunning as error:
+                logger.warning("a worker's processes still run", cause=str(error))
 
 
 class Zygote:
@@ -115,6 +126,11 @@ class Zygote:
                 start_new_session=True,
             )
         self._inherited = inherited
+
+    @property
+    def process(self) -> int:
+        """Its process's id."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -153,7 +169,7 @@ class Worker:
         self._socket = zygote.fork({**environment, "TMPDIR": tmp, OWN_TMP: tmp})
         self._lines = self._socket.makefile("rb")
         started = self._lines.readline()
-        self._process = int(json.loads(started)["process"]) if started else 0
+        self.process = int(json.loads(started)["process"]) if started else 0
         self._ended = not started
 
     @property
@@ -194,10 +210,10 @@ class Worker:
     def stop(self) -> None:
         """Kill the process group; its folder goes, too."""
         self._ended = True
-        if self._process:
+        if self.process:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process, 9)
-            self._process = 0
+                os.killpg(self.process, 9)
+            self.process = 0
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         try:

@@ -57,6 +57,13 @@ def item(stack: EmbeddedStack, chat: int, turn: str) -> dict[str, Any]:
     return dict(table.get_item(TableName=stack.deployment.outputs["SessionTable"], Key=key)["Item"])
 
 
+def deliver(stack: EmbeddedStack, event: dict[str, Any]) -> dict[str, Any]:
+    """Deliver an event to the agent once more."""
+    answer = stack.functions.invoke(AGENT, json.dumps(event).encode(), event["session_key"])
+    document: dict[str, Any] = json.loads(answer.payload)
+    return document
+
+
 def call_of(event: dict[str, Any], what: str, **given: Any) -> dict[str, Any]:
     """A call of the callback with an event's own ticket."""
     return {**{name: event[name] for name in ("turn_id", "session_key", "state", "ticket")}, "what": what, **given}
@@ -70,12 +77,12 @@ def answered(call: Call, event: dict[str, Any], what: str, **given: Any) -> dict
 
 
 def test_an_event_that_is_delivered_again_does_nothing(
-    stack: EmbeddedStack, person: Person, chat: int, watch: Watch, call: Call
+    stack: EmbeddedStack, person: Person, chat: int, watch: Watch
 ) -> None:
     found = person.ask(chat, "hello")
     (event,) = watch.events
 
-    again = json.loads(call("AgentFunction", event).payload)
+    again = deliver(stack, event)
 
     assert again == {"outcome": "not wanted"}
     assert found.output["outcome"] == "DELIVERED"
@@ -104,12 +111,12 @@ def test_two_deliveries_at_once_are_one_run(stack: EmbeddedStack, person: Person
 
 @pytest.mark.timeout(400)
 def test_a_run_that_says_nothing_is_given_up_by_its_heartbeat_and_refused_when_it_comes_late(
-    stack: EmbeddedStack, person: Person, chat: int, watch: Watch, call: Call
+    stack: EmbeddedStack, person: Person, chat: int, watch: Watch
 ) -> None:
     watch.swallow = 1
 
     found = person.ask(chat, "hello")
-    late = json.loads(call("AgentFunction", watch.events[0]).payload)
+    late = deliver(stack, watch.events[0])
 
     assert found.status == "SUCCEEDED"
     assert next(state for state in found.states if state.name == "RunAgent").tries == 2

@@ -31,7 +31,7 @@ from stepgram.embedded.template import FunctionSpec
 from tests.conftest import Person, until
 from tests.forwarder import Cut, Forwarder
 
-AGENT = "stepgram-AgentFunction"
+AGENT, TURN = "stepgram-AgentFunction", "stepgram-TurnFunction"
 
 
 class Kept:
@@ -71,6 +71,18 @@ def agent_spec(stack: EmbeddedStack) -> Iterator[Callable[..., None]]:
 
     yield change
     stack.functions._specs[AGENT] = original
+
+
+@pytest.fixture
+def shared(stack: EmbeddedStack) -> Iterator[None]:
+    """Conversations share containers, as with AgentIsolation none."""
+    specs = stack.functions._specs
+    before = {name: specs[name] for name in (AGENT, TURN)}
+    specs[AGENT] = replace(before[AGENT], tenants=False)
+    environment = {**before[TURN].environment, "AGENT_ISOLATION": "none"}
+    specs[TURN] = replace(before[TURN], environment=environment)
+    yield
+    specs.update(before)
 
 
 def output(person: Person, chat: int, command: str) -> str:
@@ -126,7 +138,7 @@ LOOK = (
 
 @pytest.mark.parametrize("keep_open", ["0", "1800"])
 def test_a_chat_finds_nothing_of_another_in_the_same_container(
-    person: Person, stack: EmbeddedStack, chat: int, agent_spec: Callable[..., None], keep_open: str
+    person: Person, stack: EmbeddedStack, chat: int, shared: None, agent_spec: Callable[..., None], keep_open: str
 ) -> None:
     agent_spec(KEEP_OPEN_SECONDS=keep_open)
     stack.functions.cool_down()
@@ -200,7 +212,7 @@ def test_an_open_conversation_downloads_nothing(person: Person, chat: int, stack
     assert [path for path in fetched if re.search("/(transcript|trees|blobs)/", path)] == []
 
 
-@pytest.mark.parametrize("case", ["switched off", "another conversation between", "undone between"])
+@pytest.mark.parametrize("case", ["switched off", "undone between"])
 def test_any_mismatch_starts_afresh(
     person: Person, chat: int, stack: EmbeddedStack, agent_spec: Callable[..., None], case: str
 ) -> None:
@@ -209,8 +221,6 @@ def test_any_mismatch_starts_afresh(
     stack.functions.cool_down()
     person.ask(chat, "one")
     session = str(person.ask(chat, "two").output["session_id"])
-    if case == "another conversation between":
-        person.ask(chat + 1_000_000, "somebody else")
     if case == "undone between":
         person.command(chat, "/undo")
 
@@ -220,6 +230,29 @@ def test_any_mismatch_starts_afresh(
     assert len(processes(stack, session)) == expected
     number = 2 if case == "undone between" else 3
     assert f"message {number} of this conversation" in person.texts(chat)[-1]
+
+
+def test_another_conversation_between_has_a_container_of_its_own(
+    person: Person, chat: int, stack: EmbeddedStack
+) -> None:
+    stack.functions.cool_down()
+    session = str(person.ask(chat, "one").output["session_id"])
+    person.ask(chat + 1_000_000, "somebody else")
+    person.ask(chat, "two")
+
+    assert len(processes(stack, session)) == 1
+
+
+def test_in_a_shared_container_another_conversation_between_starts_afresh(
+    person: Person, chat: int, stack: EmbeddedStack, shared: None
+) -> None:
+    stack.functions.cool_down()
+    session = str(person.ask(chat, "one").output["session_id"])
+    person.ask(chat + 1_000_000, "somebody else")
+    person.ask(chat, "two")
+
+    assert len(processes(stack, session)) == 2
+    assert "message 2 of this conversation" in person.texts(chat)[-1]
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["the same chat", "another chat"])
