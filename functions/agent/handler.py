@@ -34,7 +34,12 @@ from functions.common.folders import NotCleaned
 from functions.common.observability import StepRequest, logger, parse, working
 from functions.common.settings import AgentSettings
 from functions.common.snapshots import (
+    ANSWER_CHARACTERS,
+    LEFT_OUT,
+    OUTBOX_FILES,
+    PREVIEW_CHARACTERS,
     InboxFile,
+    LeftOut,
     OutboxFile,
     RunResult,
     RunSummary,
@@ -52,7 +57,6 @@ GO_ON = (
     "[Your time in this container ran out and you were interrupted; a tool that was running was stopped. "
     "Go on from where you were. The user sees nothing of this message.]"
 )
-PREVIEW_CHARACTERS = 200
 OUTBOX = "outbox/"
 
 _kept: Conversation | None = None
@@ -170,8 +174,7 @@ def run_once(request: Request, settings: AgentSettings, callback: Callback, seco
     until = started + seconds - max(CLOSING_SECONDS, CLOSING_SHARE * seconds)
     stop = Stop()
     with Reporter(callback, stop.ask) as reporter:
-        before = session.part and result_key(session.session_id, request.turn_id, session.part - 1)
-        earlier = snapshots.read(before, RunResult) if before else None
+        earlier = snapshots.result(session.session_id, request.turn_id, session.part - 1) if session.part else None
         conversation = _open(request, settings, snapshots, earlier)
         stop.of(conversation)
         try:
@@ -269,8 +272,11 @@ def _run(
     files = {
         file.name: file for file in (*(earlier.files if earlier else ()), *_outbox(conversation, captured, folder))
     }
+    unsent = tuple(LeftOut(path=f"{OUTBOX}{name}", reason="too_many") for name in list(files)[OUTBOX_FILES:])
+    left_out = (*unsent, *captured.left_out)
     answered = status == "done" and not stopped and run.ended is None
-    answer = run.text if answered else paragraphs(earlier.text if earlier else "", run.text)
+    everything = run.text if answered else paragraphs(earlier.text if earlier else "", run.text)
+    answer = everything[:ANSWER_CHARACTERS]
     summary = RunSummary(
         status=status,
         result=result_key(session.session_id, request.turn_id, session.part),
@@ -294,8 +300,9 @@ def _run(
         attempt=request.attempt,
         summary=summary,
         text=answer,
-        files=tuple(files.values()),
-        left_out=captured.left_out,
+        files=tuple(files.values())[:OUTBOX_FILES],
+        left_out=left_out[:LEFT_OUT],
+        left_out_more=max(0, len(left_out) - LEFT_OUT),
         waiting=waiting,
     )
 

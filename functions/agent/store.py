@@ -12,10 +12,12 @@ import mmap
 import time
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from claude_agent_sdk import fold_session_summary
+from pydantic import BaseModel, ValidationError
 
+from functions.common.beliefs import Dollars
 from functions.common.errors import SnapshotMissing
 from functions.common.snapshots import Manifest, Segment, Snapshots, session_prefix
 
@@ -28,6 +30,13 @@ MAX_SEGMENTS = 16
 """Segments of one transcript; with more, the newest that are small are written again as one."""
 
 SMALL_BYTES = 4 * 1024 * 1024
+
+
+class CostState(BaseModel):
+    """The CLI's note of what a session has cost, in US dollars."""
+
+    type: Literal["cost-state"]
+    totalCostUSD: Dollars
 
 
 class SnapshotStore:
@@ -69,8 +78,8 @@ class SnapshotStore:
     async def load(self, key: Any) -> list[Any] | None:
         """All entries of a transcript, or None when there is none."""
         file = _file(key)
-        keys = [segment.key for segment in self._base(file[1]) if segment.subpath == file[2]]
-        entries = [entry for body in self._snapshots.get_all(keys) for entry in _entries(body)]
+        segments = [segment for segment in self._base(file[1]) if segment.subpath == file[2]]
+        entries = [entry for body in self._snapshots.get_all(segments) for entry in _entries(body)]
         self._seen[file].update(entry["uuid"] for entry in entries if entry.get("uuid"))
         self._note_cost(entries)
         entries += _entries(_lines(self._appended.get(file, [])))
@@ -136,7 +145,7 @@ class SnapshotStore:
         if len(before) >= MAX_SEGMENTS:
             while kept and kept[-1].size < SMALL_BYTES:
                 kept.pop()
-            body = b"".join([*self._snapshots.get_all(segment.key for segment in before[len(kept) :]), body])
+            body = b"".join([*self._snapshots.get_all(before[len(kept) :]), body])
         self._snapshots.put(key, body, "application/x-ndjson")
         return [*kept, Segment(key=key, subpath=subpath, size=len(body))]
 
@@ -146,7 +155,7 @@ class SnapshotStore:
     def _note_cost(self, entries: list[Entry]) -> None:
         for entry in entries:
             if entry.get("type") == "cost-state":
-                self.recorded_cost_usd = float(entry["totalCostUSD"])
+                self.recorded_cost_usd = CostState.model_validate(entry).totalCostUSD
 
 
 class RestoredStore(SnapshotStore):
@@ -200,10 +209,10 @@ def _recorded_cost(path: Path) -> float:
         end = len(text)
         while (found := text.rfind(b'"cost-state"', 0, end)) >= 0:
             start = text.rfind(b"\n", 0, found) + 1
-            entry = json.loads(text[start : text.find(b"\n", found)])
-            if entry.get("type") == "cost-state":
-                return float(entry["totalCostUSD"])
-            end = start
+            try:
+                return CostState.model_validate_json(text[start : text.find(b"\n", found)]).totalCostUSD
+            except ValidationError:  # a line that speaks of it, or one that somebody made up
+                end = start
     return 0.0
 
 

@@ -14,7 +14,7 @@ from functions.common.observability import logger, parse, step
 from functions.common.progress import Call, Heard, ProgressTable, redeem
 from functions.common.runs import Answers, RunTable, Seat
 from functions.common.settings import CallbackSettings
-from functions.common.snapshots import RunSummary
+from functions.common.snapshots import Expected, RunSummary
 
 REPORTED = frozenset(
     {
@@ -92,12 +92,14 @@ def end(call: End) -> Heard:
 
 
 def checked(given: dict[str, Any], seat: Seat, turn_id: str, settings: CallbackSettings) -> RunSummary:
-    """The summary. Raises ResultRefused that names the field."""
+    """The summary, when it can be that of this run. Raises ResultRefused that names the field."""
     try:
-        return RunSummary.model_validate(given)
+        summary = RunSummary.model_validate(given)
     except ValidationError as error:
         problem = error.errors()[0]
         raise ResultRefused(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+    known = {name: getattr(seat, name) for name in ("session_id", "part", "version", "budget_usd")}
+    return summary.checked(Expected(turn_id=turn_id, models=frozenset(settings.models), **known))
 
 
 class Died(BaseModel):

@@ -37,10 +37,9 @@ from decimal import ROUND_DOWN, Decimal
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from botocore.exceptions import ClientError
-from pydantic import ValidationError
 
 from functions.common import aws
-from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent, StepgramError
+from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent, ResultRefused, StepgramError
 from functions.common.models import known
 from functions.common.observability import logger, measure
 from functions.common.settings import BudgetSettings, LedgerSettings, ReserveSettings
@@ -289,7 +288,7 @@ class Ledger:
         for key in self._snapshots.keys(costs_prefix(session_id, turn_id))[:RUNS]:
             try:
                 found.append(self._snapshots.read(key, RunCost))
-            except ValidationError as error:  # the agent wrote it
+            except ResultRefused as error:
                 logger.error("a record of costs is none", key=key, cause=str(error))
         return found
 

@@ -11,8 +11,7 @@
     │   └── ModelRejected        other 4xx: the request is refused          ends the turn (Catch)
     ├── AgentError
     │   ├── AgentCrashed         the agent's process died                   Retry once, then Catch
-    │   ├── AgentTimedOut        out of time without an answer              Retry once, then Catch
-    │   └── ResultRefused        what it handed in is not to be believed    ends the turn (Catch)
+    │   └── AgentTimedOut        out of time without an answer              Retry once, then Catch
     ├── LockContended            the lock item changed too often            Retry 3 times
     ├── LockLost                 the lock's fence moved on                  nothing is written; queues for it again
     ├── TooManyWaiting           64 turns wait in this conversation         ends the turn (Catch); the user is told
@@ -21,6 +20,7 @@
     ├── AlbumIncomplete          more of an album may still come            Retry until nothing came for a moment
     ├── TranscriptPending        a voice message is being transcribed       Retry until it is text
     ├── SnapshotMissing          a snapshot S3 no longer has                handled in Hydrate: a fresh session
+    │   └── ResultRefused        the agent left what cannot be              as lost; a turn's own result: ends the turn
     └── TelegramError
         ├── TelegramRateLimited  429                                        waits `retry_after` seconds, says it again
         ├── TelegramUnavailable  5xx or the network                         Retry 6 times
@@ -141,12 +141,6 @@ class AgentTimedOut(AgentError):
     )
 
 
-class ResultRefused(AgentError):
-    """What the agent's container handed in, or left in the bucket, is none that its run can have made."""
-
-    remedy = "The cause names the field. Read what the agent did (`stepgram session export`); a rerun asks it again."
-
-
 class LockContended(StepgramError):
     """The lock item changed under us at every attempt to write it."""
 
@@ -195,6 +189,18 @@ class SnapshotMissing(StepgramError):
     remedy = (
         "Handled by a fresh session in Hydrate. Elsewhere an object vanished during the turn: see that nobody "
         "empties the bucket, then rerun."
+    )
+
+
+class ResultRefused(SnapshotMissing):
+    """What the agent handed in or left in its folder is not what it must be; the message names it.
+
+    Who reads a session counts it as lost; a result or a version of the turn itself is not made visible.
+    """
+
+    remedy = (
+        "Nothing of it was made visible. Rerun it; when it happens again, the agent of this conversation works against "
+        "you or its files were changed: /new starts a fresh session."
     )
 
 

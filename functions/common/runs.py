@@ -32,7 +32,8 @@ CURRENT = "runs = :run AND attribute_not_exists(run_ended)"
 
 
 class Seat(BaseModel):
-    """A run as trusted code knows it: its number, and what it was given to go on from."""
+    """A run as trusted code knows it: its number, what it was given to go on from, and what its turn may have cost by
+    its end, in US dollars."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -213,7 +213,21 @@ class NoticeSettings(TelegramSettings, TableSettings):
     """A short text with a delivery ledger."""
 
 
-class CallbackSettings(NoticeSettings, SessionSettings):
+class ModelSettings(Settings):
+    """Which models may answer, by their ids."""
+
+    model: str = Field(alias="MODEL_ID", description="Model that answers")
+    opus: str = Field(alias="ANTHROPIC_DEFAULT_OPUS_MODEL", description="What `opus` means to the CLI")
+    sonnet: str = Field(alias="ANTHROPIC_DEFAULT_SONNET_MODEL", description="What `sonnet` means to the CLI")
+    haiku: str = Field(alias="ANTHROPIC_DEFAULT_HAIKU_MODEL", description="What `haiku` means to the CLI")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Their ids."""
+        return self.model, self.opus, self.sonnet, self.haiku
+
+
+class CallbackSettings(NoticeSettings, SessionSettings, ModelSettings):
     """The callback."""
 
 
@@ -241,7 +255,7 @@ class IntakeSettings(ApprovalSettings, BudgetSettings):
     )
 
 
-class AgentSettings(BucketSettings):
+class AgentSettings(BucketSettings, ModelSettings):
     """The agent's environment."""
 
     callback_function: str = Field(alias="CALLBACK_FUNCTION", description="The callback's name or ARN")
@@ -249,10 +263,6 @@ class AgentSettings(BucketSettings):
     provider: Literal["bedrock", "anthropic"] = Field(
         "bedrock", alias="MODEL_PROVIDER", description="Where the model is: bedrock or anthropic"
     )
-    model: str = Field(alias="MODEL_ID", description="Model that answers")
-    opus: str = Field(alias="ANTHROPIC_DEFAULT_OPUS_MODEL", description="What `opus` means to the CLI")
-    sonnet: str = Field(alias="ANTHROPIC_DEFAULT_SONNET_MODEL", description="What `sonnet` means to the CLI")
-    haiku: str = Field(alias="ANTHROPIC_DEFAULT_HAIKU_MODEL", description="What `haiku` means to the CLI")
     region: str = Field(alias="AWS_REGION", description="AWS region")
     bedrock_region: str | None = Field(
         None, alias="BEDROCK_REGION", description="Region of the model, when it is another"

@@ -19,21 +19,55 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, Self
 
 from botocore.exceptions import ClientError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import to_json
 
-from functions.common.errors import SnapshotMissing
+from functions.common.beliefs import (
+    DOCUMENT_BYTES,
+    Count,
+    DocumentT,
+    Dollars,
+    Key,
+    Name,
+    Seconds,
+    SessionId,
+    Shown,
+    Subpath,
+    TurnId,
+    Word,
+    below,
+    parsed,
+    shown,
+)
+from functions.common.errors import ResultRefused, SnapshotMissing
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 PARALLEL = 8
 """Requests to S3 at a time."""
 
 ABSENT = ("NoSuchKey", "404")
+
+OBJECTS = 20_000
+"""Objects a version may consist of."""
+
+ANSWER_CHARACTERS, PREVIEW_CHARACTERS = 1_000_000, 200
+"""What an answer may have, and what the state shows of it."""
+
+OUTBOX_FILES, LEFT_OUT = 1000, 1000
+"""Files a turn may send, and paths that were not kept and are noted by name."""
+
+CALL_BYTES, CALL_LEVELS = 1024 * 1024, 32
+"""What a tool call may have that a person is asked about: bytes of JSON, and levels."""
+
+ONE_REQUEST_USD = 25.0
+"""What one request to a model costs at the very most: a budget is found to be spent after the request that spent it."""
 
 
 class Frozen(BaseModel):
@@ -45,18 +79,18 @@ class Frozen(BaseModel):
 class Segment(Frozen):
     """Transcript entries one turn appended to one file; `subpath` is empty for the main transcript."""
 
-    key: str
-    subpath: str = ""
-    size: int
+    key: Key
+    subpath: Subpath = ""
+    size: Count
 
 
 class TreeReference(Frozen):
     """The workspace of one version: the key of its list of files, and all objects they need. `bytes` of all files."""
 
-    key: str
-    files: int
-    bytes: int
-    objects: tuple[str, ...]
+    key: Key
+    files: Count
+    bytes: Count
+    objects: Annotated[tuple[Key, ...], Field(max_length=OBJECTS)]
 
 
 class Manifest(Frozen):
@@ -65,12 +99,12 @@ class Manifest(Frozen):
     `cost_usd` is what the whole session has cost so far, since the CLI's figure is cumulative over resumes.
     """
 
-    session_id: str
-    version: int
-    turn_id: str
-    parent: str | None = None
-    cost_usd: float = 0.0
-    segments: tuple[Segment, ...] = ()
+    session_id: SessionId
+    version: Annotated[Count, Field(ge=1)]
+    turn_id: TurnId
+    parent: Key | None = None
+    cost_usd: Dollars = 0.0
+    segments: Annotated[tuple[Segment, ...], Field(max_length=OBJECTS)] = ()
     tree: TreeReference | None = None
 
     @property
@@ -79,23 +113,48 @@ class Manifest(Frozen):
         tree = (self.tree.key, *self.tree.objects) if self.tree else ()
         return (*(segment.key for segment in self.segments), *tree)
 
+    @model_validator(mode="after")
+    def _is_of_one_session(self) -> Self:
+        own = session_prefix(self.session_id)
+        places = [(f"{own}transcript/", segment.key) for segment in self.segments]
+        if self.tree is not None:
+            places += [(f"{own}trees/", self.tree.key), *((f"{own}blobs/", key) for key in self.tree.objects)]
+        if self.parent is not None:
+            places.append((manifests_prefix(self.session_id), self.parent))
+        for folder, key in places:
+            if not below(folder, key):
+                raise ValueError(f"{key!r} is not below {folder}")
+        if len(set(self.objects)) != len(self.objects):
+            raise ValueError("an object is named twice")
+        return self
+
+    def follows(self, session_id: str, version: int, parent: str | None, turn_id: str) -> Self:
+        """Itself, when this turn made it of that version of the session, as Hydrate gave it. Raises ResultRefused."""
+        given = (self.session_id, self.version - 1, self.parent, self.turn_id)
+        for name, is_, must in zip(
+            ("session_id", "version", "parent", "turn_id"), given, (session_id, version, parent, turn_id), strict=True
+        ):
+            if is_ != must:
+                raise ResultRefused(f"the manifest of version {self.version} does not go on from there: {name} {is_}")
+        return self
+
 
 class OutboxFile(Frozen):
     """A file the agent made for the chat; `size` in bytes."""
 
-    key: str
-    name: str
-    size: int
+    key: Key
+    name: Name
+    size: Count
 
 
 class InboxFile(Frozen):
     """A file a person attached, in the turn's inbox; `missing` is why Telegram did not give it."""
 
     key: str
-    name: str
+    name: Name
     kind: str
     mime: str
-    size: int
+    size: Count
     transcript: str | None = None
     missing: str | None = None
 
@@ -106,17 +165,29 @@ Reason = Literal["too_large", "too_many", "no_room", "outside", "not_a_file", "b
 class LeftOut(Frozen):
     """A path of the workspace that is not kept, and why; the user is told. `size` in bytes."""
 
-    path: str
+    path: Shown
     reason: Reason
-    size: int = 0
+    size: Count = 0
 
 
 class ToolCall(Frozen):
     """A tool call that waits for a person."""
 
-    id: str
-    name: str
+    id: Word
+    name: Word
     input: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _can_be_shown(self) -> Self:
+        if _levels(self.input) > CALL_LEVELS or len(to_json(self.input, serialize_unknown=True)) > CALL_BYTES:
+            raise ValueError(f"a call has at most {CALL_LEVELS} levels and {CALL_BYTES:,} bytes")
+        return self
+
+
+def _levels(value: Any) -> int:
+    """How deep lists and objects lie in each other; the parser has bounded it already."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_levels, inner), default=0) if isinstance(value, dict | list) else 0
 
 
 class RunSummary(Frozen):
@@ -129,37 +200,88 @@ class RunSummary(Frozen):
     """
 
     status: Literal["done", "continue", "approval"]
-    result: str
-    manifest: str
-    preview: str
-    characters: int
-    cost_usd: float
-    session_cost_usd: float
-    input_tokens: int
-    output_tokens: int
-    model_turns: int
-    model: str
-    seconds: float
-    part: int = 0
+    result: Key
+    manifest: Key
+    preview: Annotated[str, Field(max_length=PREVIEW_CHARACTERS)]
+    characters: Count
+    cost_usd: Dollars
+    session_cost_usd: Dollars
+    input_tokens: Count
+    output_tokens: Count
+    model_turns: Count
+    model: Word
+    seconds: Seconds
+    part: Annotated[Count, Field(le=10_000)] = 0
     stopped: bool = False
-    waiting: str | None = None
+    waiting: Word | None = None
     ended: Literal["max_turns", "budget"] | None = None
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if (self.waiting is not None) is not (self.status == "approval"):
+            raise ValueError("status: only with `approval` a call waits, and with it always")
+        if self.status == "continue" and (self.stopped or self.ended is not None):
+            raise ValueError("status: what was stopped or came to a limit does not go on")
+        return self
+
+    def checked(self, expected: Expected) -> Self:
+        """Itself, when it can be the end of that run. Raises ResultRefused that names what cannot be."""
+        wrong = {
+            "result": self.result != expected.result,
+            "manifest": not below(manifests_prefix(expected.session_id), self.manifest)
+            or not self.manifest.rpartition("/")[2].startswith(f"{expected.version + 1}-"),
+            "part": self.part != expected.part,
+            "cost_usd": self.cost_usd > expected.budget_usd + ONE_REQUEST_USD,
+            "model": self.model not in expected.models,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise ResultRefused(f"the run's summary is not of this run: {name} {getattr(self, name)}")
+        return self
+
+
+class Expected(Frozen):
+    """What is known of a run without it: `version` is the session's before the turn, `budget_usd` was left of budgets
+    for the whole turn, `models` are the ids of those that may have answered.
+    """
+
+    session_id: str
+    turn_id: str
+    part: int
+    version: int
+    budget_usd: float
+    models: frozenset[str]
+
+    @property
+    def result(self) -> str:
+        """The key of its result."""
+        return result_key(self.session_id, self.turn_id, self.part)
 
 
 class RunResult(Frozen):
     """The stored outcome of a run: `text` is its answer, or all that was said in the turn when there is none yet.
 
-    `went_on_from` is the manifest it went on from; a call is `waiting` for a person.
-    `attempt` is the execution's redrive count when it ran.
+    `went_on_from` is the manifest it went on from; a call is `waiting` for a person. Of paths that were `left_out` only
+    some are named, and `left_out_more` counted. `attempt` is the execution's redrive count when it ran.
     """
 
-    went_on_from: str | None
-    attempt: int = 0
+    went_on_from: Key | None
+    attempt: Count = 0
     summary: RunSummary
-    text: str
-    files: tuple[OutboxFile, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    text: Annotated[str, Field(max_length=ANSWER_CHARACTERS)]
+    files: Annotated[tuple[OutboxFile, ...], Field(max_length=OUTBOX_FILES)] = ()
+    left_out: Annotated[tuple[LeftOut, ...], Field(max_length=LEFT_OUT)] = ()
+    left_out_more: Count = 0
     waiting: ToolCall | None = None
+
+    @model_validator(mode="after")
+    def _is_of_one_turn(self) -> Self:
+        outbox = f"{self.summary.result.rpartition('/')[0]}/outbox/"
+        for file in self.files:
+            if not below(outbox, file.key):
+                raise ValueError(f"files: {file.key!r} is not below {outbox}")
+        if (self.waiting and self.waiting.name) != self.summary.waiting:
+            raise ValueError("waiting: the summary says something else")
+        return self
 
     def answers(self, going_on: str | None, attempt: int) -> bool:
         """Whether it is the result of a run from there; what was stopped is run anew by a later attempt."""
@@ -170,16 +292,18 @@ class RunCost(Frozen):
     """What one run of the agent has cost so far, in US dollars; written however the run ends."""
 
     run: str = Field(pattern=r"^[0-9a-f]{12}$")
-    model: str = Field(max_length=256)
+    model: Word
     cost_usd: float = Field(ge=0, le=10_000, allow_inf_nan=False)
-
-
-DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 
 def session_prefix(session_id: str) -> str:
     """The folder of one session; the agent is given this and nothing else."""
     return f"sessions/{session_id}/"
+
+
+def manifests_prefix(session_id: str) -> str:
+    """The folder of a session's versions."""
+    return f"{session_prefix(session_id)}manifests/"
 
 
 def turn_prefix(session_id: str, turn_id: str) -> str:
@@ -212,13 +336,17 @@ class Snapshots:
         """The object's address for other services."""
         return f"s3://{self.bucket}/{key}"
 
-    def get(self, key: str) -> bytes:
-        """The object's bytes. Raises SnapshotMissing that names the key."""
-        return self._open(key).read()
+    def get(self, key: str, at_most: int | None = None) -> bytes:
+        """The object's bytes. Raises SnapshotMissing that names the key, ResultRefused for more than `at_most`."""
+        return self._open(key, at_most).read()
 
-    def _open(self, key: str) -> StreamingBody:
+    def _open(self, key: str, at_most: int | None = None) -> StreamingBody:
         try:
-            return self._s3.get_object(Bucket=self.bucket, Key=key)["Body"]
+            found = self._s3.get_object(Bucket=self.bucket, Key=key)
+            if at_most is not None and found["ContentLength"] > at_most:
+                found["Body"].close()
+                raise ResultRefused(f"{self.uri(key)} has {found['ContentLength']:,} bytes, more than {at_most:,}")
+            return found["Body"]
         except ClientError as error:
             raise self._missing(key, error) from error
 
@@ -238,10 +366,10 @@ class Snapshots:
         found = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix)
         return [item["Key"] for item in found.get("Contents", [])]
 
-    def get_all(self, keys: Iterable[str]) -> list[bytes]:
-        """Several objects, in the order of `keys`, fetched in parallel."""
+    def get_all(self, segments: Iterable[Segment]) -> list[bytes]:
+        """Several segments, in their order, fetched in parallel. Raises SnapshotMissing, ResultRefused."""
         with ThreadPoolExecutor(PARALLEL) as pool:
-            return list(pool.map(self.get, keys))
+            return list(pool.map(lambda segment: self.get(segment.key, segment.size), segments))
 
     def download(self, key: str, path: Path) -> None:
         """Write the object's bytes into a file, without holding them in memory. Raises SnapshotMissing."""
@@ -264,50 +392,79 @@ class Snapshots:
         written = 0
         for chunk in self._open(key).iter_chunks(1024 * 1024):
             written += os.pwrite(file, chunk, offset + written)
-        if written != size:
-            raise SnapshotMissing(f"s3://{self.bucket}/{key} has {written} bytes, its manifest says {size}")
+        self._has(key, written, size)
 
     def put(self, key: str, body: bytes | BinaryIO, content_type: str = "application/json") -> None:
         """Write one object."""
         self._s3.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
 
     def read(self, key: str, model: type[DocumentT]) -> DocumentT:
-        """A JSON document."""
-        return model.model_validate_json(self.get(key))
+        """A JSON document. Raises SnapshotMissing, ResultRefused."""
+        return parsed(self.get(key, DOCUMENT_BYTES), model, self.uri(key))
+
+    def manifest(self, key: str) -> Manifest:
+        """A version, by a key that is the session's own. Raises SnapshotMissing, ResultRefused."""
+        manifest = self.read(key, Manifest)
+        if not below(manifests_prefix(manifest.session_id), key):
+            raise ResultRefused(f"{self.uri(key)} is of another session, {manifest.session_id}")
+        return manifest
+
+    def result(self, session_id: str, turn_id: str, part: int) -> RunResult:
+        """The result of one part of a turn. Raises SnapshotMissing, ResultRefused."""
+        key = result_key(session_id, turn_id, part)
+        result = self.read(key, RunResult)
+        if (result.summary.result, result.summary.part) != (key, part):
+            raise ResultRefused(f"{self.uri(key)} is of another run: {shown(result.summary.result)}")
+        return result
 
     def write(self, key: str, document: BaseModel) -> None:
         """Write a JSON document."""
         self.put(key, document.model_dump_json().encode())
 
     def check(self, key: str) -> Manifest:
-        """The manifest, after seeing that every object it names exists. Raises SnapshotMissing."""
-        manifest = self.read(key, Manifest)
-        self.dates(key, manifest)
+        """The manifest, after seeing that every object it names is there. Raises SnapshotMissing, ResultRefused."""
+        manifest = self.manifest(key)
+        self._heads(key, manifest)
         return manifest
 
     def renew(self, key: str, older_than: timedelta) -> Manifest:
         """The manifest, complete, none of its objects older than that: an old one is copied onto itself, whole.
 
-        S3's lifecycle counts from an object's creation, and a copy is created now. Raises SnapshotMissing.
+        S3's lifecycle counts from an object's creation, and a copy is created now. Raises SnapshotMissing,
+        ResultRefused.
         """
-        manifest = self.read(key, Manifest)
+        manifest = self.manifest(key)
         limit = datetime.now(UTC) - older_than
-        old = [name for name, date in self.dates(key, manifest).items() if date < limit]
+        old = [name for name, head in self._heads(key, manifest).items() if head["LastModified"] < limit]
         with ThreadPoolExecutor(PARALLEL) as pool:
             list(pool.map(lambda name: self.copy(name, name), old))
         return manifest
 
-    def dates(self, key: str, manifest: Manifest) -> dict[str, datetime]:
-        """When the manifest and each object it names were created. Raises SnapshotMissing for one that is gone."""
+    def _heads(self, key: str, manifest: Manifest) -> dict[str, HeadObjectOutputTypeDef]:
+        """What S3 says of the manifest and of each object it names.
+
+        Raises SnapshotMissing for one that is gone, or a segment that is not as long as its manifest says.
+        """
         names = (key, *manifest.objects)
         with ThreadPoolExecutor(PARALLEL) as pool:
-            return dict(zip(names, pool.map(self._date, names), strict=True))
+            heads = dict(zip(names, pool.map(self._head, names), strict=True))
+        for segment in manifest.segments:
+            self._has(segment.key, heads[segment.key]["ContentLength"], segment.size)
+        return heads
 
-    def _date(self, key: str) -> datetime:
+    def _head(self, key: str) -> HeadObjectOutputTypeDef:
         try:
-            return self._s3.head_object(Bucket=self.bucket, Key=key)["LastModified"]
+            return self._s3.head_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
             raise self._missing(key, error) from error
+
+    def _has(self, key: str, size: int, told: int) -> None:
+        if size != told:
+            raise SnapshotMissing(f"{self.uri(key)} has {size} bytes, its manifest says {told}")
+
+    def size(self, key: str) -> int:
+        """Bytes of an object. Raises SnapshotMissing."""
+        return self._head(key)["ContentLength"]
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object inside S3; onto itself it becomes a new one (CopyObject wants its metadata replaced then)."""

@@ -146,6 +146,10 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "en": "What was before is no longer kept.",
         "zh": "更早的内容已不再保留。",
     },
+    "lost": {
+        "en": "What we had is not kept any more, so your next message makes a fresh start.",
+        "zh": "之前的内容已不再保留，你的下一条消息将开始新的对话。",
+    },
     "fork_nothing": {
         "en": "There is no conversation to go on from yet.",
         "zh": "还没有可以分支的对话。",
@@ -173,6 +177,10 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "debug_too_large": {
         "en": "{name} is too large to send ({megabytes} MB).",
         "zh": "{name} 太大，无法发送（{megabytes} MB）。",
+    },
+    "debug_more": {
+        "en": "There are more than these {shown} files; an operator gets all with `stepgram session export`.",
+        "zh": "文件多于这 {shown} 个；运维人员可用 `stepgram session export` 获取全部。",
     },
     "whoami": {
         "en": "User {user}, chat {chat}, topic {thread}.",

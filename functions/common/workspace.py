@@ -11,7 +11,6 @@ dozens of requests, not 10,000.
 from __future__ import annotations
 
 import errno
-import gzip
 import hashlib
 import os
 import stat
@@ -19,19 +18,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Annotated, BinaryIO, Literal
+from pathlib import Path
+from typing import BinaryIO
 
 from pathspec import GitIgnoreSpec
-from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from functions.common.folders import open_file, opened
 from functions.common.snapshots import PARALLEL, LeftOut, Reason, Snapshots, TreeReference, session_prefix
+from functions.common.trees import PACK_BYTES, PACKED_BELOW, Entry, Stored, Tree, by_object, read_tree, write_tree
 
-PACKED_BELOW = 256 * 1024
-"""Bytes: a smaller file shares a pack with others."""
-
-PACK_BYTES = 8 * 1024 * 1024
 MAX_PACKS = 16
 """Packs of a version; with more, the small ones are written again as few."""
 
@@ -56,46 +51,6 @@ class Limits:
     files: int = 20_000
     file_bytes: int = 100 * 1024 * 1024
     total_bytes: int = 1024 * 1024 * 1024
-
-
-def _inside(path: str) -> str:
-    pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\0" in path or str(pure) != path:
-        raise ValueError(f"{path!r} is not a path inside the workspace")
-    return path
-
-
-class Entry(BaseModel):
-    """One file, link or folder. A file's content is `size` bytes at `offset` of the tree's object number `object`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: Annotated[str, AfterValidator(_inside)]
-    kind: Literal["file", "link", "folder"] = "file"
-    mode: int = 0
-    size: int = 0
-    sha256: str = ""
-    object: int = 0
-    offset: int = 0
-    target: str = ""
-
-
-class Stored(BaseModel):
-    """An object in the bucket: `name` is its hash, `size` in bytes."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    size: int
-
-
-class Tree(BaseModel):
-    """The workspace of one version; entries are sorted by path."""
-
-    model_config = ConfigDict(frozen=True)
-
-    objects: tuple[Stored, ...] = ()
-    entries: tuple[Entry, ...] = ()
 
 
 Place = tuple[str, int, int]
@@ -327,7 +282,8 @@ class Workspace:
         return {sha256: place for sha256, place in places.items() if place[0] not in waste}
 
     def _put_pack(self, entries: list[Entry]) -> dict[str, Place]:
-        content = [self._read(entry.path) for entry in entries]
+        # A file that something still writes to has the size it had when it was seen.
+        content = [self._read(entry.path)[: entry.size].ljust(entry.size, b"\0") for entry in entries]
         body = b"".join(content)
         name = hashlib.sha256(body).hexdigest()
         self._snapshots.put(f"{self._prefix}blobs/{name}", body, "application/octet-stream")
@@ -395,40 +351,3 @@ def _tree(entries: list[Entry], places: dict[str, Place]) -> Tree:
 
 def _signature(status: os.stat_result) -> Signature:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def read_tree(snapshots: Snapshots, reference: TreeReference | None) -> Tree:
-    """The list of a version's files; an empty one when there is none."""
-    if reference is None:
-        return Tree()
-    return Tree.model_validate_json(gzip.decompress(snapshots.get(reference.key)))
-
-
-def write_tree(snapshots: Snapshots, prefix: str, tree: Tree) -> TreeReference:
-    """Store the list of files; the reference also names the objects, so that a manifest tells whether all is there."""
-    body = gzip.compress(tree.model_dump_json(exclude_defaults=True).encode(), mtime=0)
-    key = f"{prefix}trees/{hashlib.sha256(body).hexdigest()}.json.gz"
-    snapshots.put(key, body, "application/gzip")
-    return TreeReference(
-        key=key,
-        files=sum(entry.kind == "file" for entry in tree.entries),
-        bytes=sum(entry.size for entry in tree.entries),
-        objects=tuple(f"{prefix}blobs/{stored.name}" for stored in tree.objects),
-    )
-
-
-def by_object(tree: Tree) -> list[list[Entry]]:
-    """The files of a tree, grouped by the object that holds them, in the order of `tree.objects`."""
-    groups: list[list[Entry]] = [[] for _ in tree.objects]
-    for entry in tree.entries:
-        if entry.kind == "file":
-            groups[entry.object].append(entry)
-    return groups
-
-
-def contents(snapshots: Snapshots, session_id: str, tree: Tree) -> Iterator[tuple[Entry, bytes]]:
-    """Every file of a tree with its content, one object in memory at a time."""
-    for stored, entries in zip(tree.objects, by_object(tree), strict=True):
-        body = snapshots.get(f"{session_prefix(session_id)}blobs/{stored.name}")
-        for entry in entries:
-            yield entry, body[entry.offset : entry.offset + entry.size]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functions.common import aws
 from functions.common.budget import Spent, session_sort_key, spent, sums
+from functions.common.errors import SnapshotMissing
 from functions.common.lock_table import LockTable
+from functions.common.observability import logger
 from functions.common.sessions import MODELS, SessionTable
 from functions.common.settings import IntakeSettings
-from functions.common.snapshots import Manifest, Snapshots
+from functions.common.snapshots import Snapshots
+from functions.common.versions import newest
 from functions.intake.request import Request, tell
 
 VERBOSE = ("0", "1", "2")
@@ -20,8 +23,14 @@ def status(request: Request) -> None:
     pointer, chosen = table.session(request.session_key)
     lock, _ = LockTable(settings.table, aws.dynamodb(), aws.step_functions()).read(request.session_key)
     last = lock.owner.turn_id if lock.owner else ""
-    if not last and pointer is not None and pointer.manifest is not None:
-        last = Snapshots(settings.bucket, aws.s3()).read(pointer.manifest, Manifest).turn_id
+    gone = False
+    if not last and pointer is not None:
+        try:
+            manifest = newest(Snapshots(settings.bucket, aws.s3()), pointer)
+            last = manifest.turn_id if manifest else ""
+        except SnapshotMissing as error:
+            logger.warning("the snapshot is gone or none", cause=str(error))
+            gone = True
     lines = [
         request.say(
             "status_session", session=pointer.session_id if pointer else "-", version=pointer.version if pointer else 0
@@ -29,6 +38,8 @@ def status(request: Request) -> None:
         request.say("status_model", model=chosen.model or request.say("model_default"), verbose=chosen.verbose),
         request.say("status_queue" if lock.owner else "status_idle", waiting=len(lock.waiters)),
     ]
+    if gone:
+        lines.append(request.say("lost"))
     if last:
         arn = f"{settings.turn_arn.replace(':stateMachine:', ':execution:')}:{last}"
         lines.append(request.say("status_last", turn=last, link=settings.console_url.format(arn=arn, name=last)))

@@ -7,20 +7,25 @@ and a turn that runs meanwhile cannot commit over it.
 from __future__ import annotations
 
 import uuid
+from itertools import islice
 
 from functions.common import aws
 from functions.common.delivery import SENT_BYTES, Delivery
 from functions.common.envelope import Chat, Envelope, session_key, turn_id
 from functions.common.errors import BadInput, SnapshotMissing, TelegramRefused
 from functions.common.lock_table import LockTable
+from functions.common.observability import logger
 from functions.common.sessions import Pointer, SessionTable
 from functions.common.settings import IntakeSettings
 from functions.common.snapshots import Manifest, Snapshots
-from functions.common.versions import WORKSPACE, before_last_turn, export, fork
+from functions.common.versions import WORKSPACE, before_last_turn, export, fork, newest
 from functions.intake.request import Request, delivery, tell
 
 PACKED_BYTES = 2 * SENT_BYTES
 """Bytes of a workspace that is worth packing for the chat: it may shrink by half."""
+
+SHOWN_FILES = 24
+"""Files /debug sends: the workspace, the logs, and the transcripts of the first subagents."""
 
 TOPIC_NAME = 128
 """Characters a forum topic's name may have (Bot API, createForumTopic)."""
@@ -105,6 +110,11 @@ def fork_here(request: Request) -> None:
     if not moved and (pointer is None or pointer.manifest is None):
         tell(request, "fork_nothing")
         return
+    try:
+        manifest = newest(snapshots, pointer) if pointer is not None and not moved else None
+    except SnapshotMissing as error:
+        lost(request, error)
+        return
     target = chat
     if chat.forum:
         try:
@@ -112,8 +122,12 @@ def fork_here(request: Request) -> None:
         except TelegramRefused as error:
             tell(request, "fork_refused", reason=error.description)
             return
-    if not moved and pointer is not None and pointer.manifest is not None:
-        copy = fork(snapshots, snapshots.read(pointer.manifest, Manifest), _fork_id(request))
+    if manifest is not None:
+        try:
+            copy = fork(snapshots, manifest, _fork_id(request))
+        except SnapshotMissing as error:
+            lost(request, error)
+            return
         if target != chat:
             table.move(session_key(target.id, target.thread_id), request.turn_id, None, copy)
         elif not table.move(request.session_key, request.turn_id, pointer, copy):
@@ -130,18 +144,36 @@ def debug(request: Request) -> None:
     """Send the conversation's files into the chat."""
     table, snapshots = _stores()
     pointer = table.pointer(request.session_key)
-    if pointer is None or pointer.manifest is None:
-        tell(request, "debug_nothing")
-        return
-    out, manifest = delivery(request, _chat(request)), snapshots.read(pointer.manifest, Manifest)
+    try:
+        manifest = newest(snapshots, pointer) if pointer is not None else None
+        if manifest is None:
+            tell(request, "debug_nothing")
+        else:
+            show(request, snapshots, manifest)
+    except SnapshotMissing as error:
+        lost(request, error)
+
+
+def show(request: Request, snapshots: Snapshots, manifest: Manifest) -> None:
+    """Send a version's files, as far as a chat takes them. Raises SnapshotMissing, ResultRefused."""
+    out = delivery(request, _chat(request))
     size = manifest.tree.bytes if manifest.tree else 0
-    for name, content in export(snapshots, manifest, workspace=size <= PACKED_BYTES):
-        caption = f"{request.session_key} version {pointer.version}"
+    files = export(snapshots, manifest, workspace=size <= PACKED_BYTES)
+    for name, content in islice(files, SHOWN_FILES):
+        caption = f"{request.session_key} version {manifest.version}"
         fits = len(content) <= SENT_BYTES
         if content and not (fits and out.document(name, name.replace("/", "-"), content, caption)):
             _too_large(request, out, name, len(content))
+    if next(files, None) is not None:
+        out.text("more", request.say("debug_more", shown=SHOWN_FILES))
     if size > PACKED_BYTES:
         _too_large(request, out, WORKSPACE, size)
+
+
+def lost(request: Request, error: SnapshotMissing) -> None:
+    """Tell that there is nothing to go on from; Hydrate starts a fresh session with the next message."""
+    logger.warning("the snapshot is gone or none", cause=str(error))
+    tell(request, "lost")
 
 
 def _too_large(request: Request, out: Delivery, name: str, size: int) -> None:

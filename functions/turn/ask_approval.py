@@ -18,7 +18,7 @@ from functions.common.approvals import BUTTONS, ApprovalTable, Decision, Questio
 from functions.common.budget import settle as settle_costs
 from functions.common.delivery import QUESTION, Delivery
 from functions.common.envelope import Chat, User
-from functions.common.errors import BadInput, TelegramRefused
+from functions.common.errors import ResultRefused, TelegramRefused
 from functions.common.execution import redrive_count
 from functions.common.lock import Approval, Held
 from functions.common.observability import StepRequest, logger, step
@@ -26,7 +26,7 @@ from functions.common.progress import ProgressTable
 from functions.common.rendering import Classic, visible
 from functions.common.sessions import SessionTable
 from functions.common.settings import ApprovalSettings
-from functions.common.snapshots import RunResult, Snapshots, ToolCall
+from functions.common.snapshots import Snapshots, ToolCall
 from functions.common.telegram import bot_api
 from functions.common.texts import say
 from functions.common.verdict import settle
@@ -39,12 +39,12 @@ NAME_CHARACTERS = 64
 
 
 class Request(StepRequest):
-    """Whom to ask, about what (in the run's result), and the token that wakes the turn; none: the time is up."""
+    """Whom to ask, about what (part `part`'s result tells), and the token that wakes the turn; none: time is up."""
 
     chat: Chat
     message_id: int
     user: User
-    result: str
+    session_id: str
     part: int
     token: str | None = None
     lock: Held
@@ -66,9 +66,9 @@ def handler(request: Request) -> Result | Decision:
     if request.token is None:
         return timed_out(request, settings, approvals)
     settle_costs(settings, request.session_key, request.turn_id, answered=True)
-    run = Snapshots(settings.bucket, aws.s3()).read(request.result, RunResult)
+    run = Snapshots(settings.bucket, aws.s3()).result(request.session_id, request.turn_id, request.part)
     if run.waiting is None:
-        raise BadInput(f"result: {request.result} names no call that waits")
+        raise ResultRefused(f"{run.summary.result} names no call that waits")
     question = Approval(
         turn_id=request.turn_id,
         number=request.part,

@@ -15,6 +15,8 @@ from functions.common.observability import StepRequest, logger, measure, step
 from functions.common.sessions import Pointer, SessionTable
 from functions.common.settings import HydrateSettings
 from functions.common.snapshots import InboxFile, Manifest, Snapshots
+from functions.common.trees import read_tree
+from functions.common.versions import at
 from functions.turn.inbox import fill, messages_of
 
 
@@ -72,10 +74,12 @@ def handler(request: Request) -> Result:
         pointer = current or table.start_over(request.session_key)
         try:
             if pointer.manifest is not None:
-                manifest = Snapshots(settings.bucket, aws.s3()).renew(pointer.manifest, settings.renew_after)
+                snapshots = Snapshots(settings.bucket, aws.s3())
+                manifest = at(pointer, snapshots.renew(pointer.manifest, settings.renew_after))
+                read_tree(snapshots, manifest.tree)
         except SnapshotMissing as error:
             logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
-            pointer, notice = table.start_over(request.session_key), "session_lost"
+            pointer, notice, manifest = table.start_over(request.session_key), "session_lost", None
     table.works_in(request.session_key, request.turn_id, pointer.session_id, notice is not None)
     messages = messages_of(settings, request.session_key, request.turn_id, request.message)
     inbox = fill(settings, pointer.session_id, request.turn_id, messages)

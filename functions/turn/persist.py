@@ -12,6 +12,7 @@ from functions.common.links import Links, links
 from functions.common.observability import StepRequest, step
 from functions.common.sessions import Commit, Pointer, SessionTable
 from functions.common.settings import PersistSettings
+from functions.common.snapshots import Snapshots
 
 
 class SessionState(BaseModel):
@@ -29,7 +30,6 @@ class Request(StepRequest):
     fence: int
     session: SessionState
     manifest: str
-    session_cost_usd: float
 
 
 class Budget(BaseModel):
@@ -54,10 +54,16 @@ class Result(BaseModel):
 
 @step(Request)
 def handler(request: Request) -> Result:
-    """Commit. Raises LockLost when another turn owns the lock; then nothing is written."""
-    settings = PersistSettings.load()
+    """Commit what this turn made of the version it was given.
+
+    Raises ResultRefused, SnapshotMissing when that is not what the manifest says, and LockLost when another turn owns
+    the lock; then nothing is written.
+    """
+    settings, given = PersistSettings.load(), request.session
+    manifest = Snapshots(settings.bucket, aws.s3()).manifest(request.manifest)
+    manifest.follows(given.session_id, given.version, given.manifest, request.turn_id)
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
-    base = Pointer.model_validate(request.session.model_dump())
+    base = Pointer.model_validate(given.model_dump())
     status = table.commit(
         request.session_key,
         Commit(
@@ -65,7 +71,7 @@ def handler(request: Request) -> Result:
             fence=request.fence,
             base=base,
             manifest=request.manifest,
-            cost_usd=request.session_cost_usd,
+            cost_usd=manifest.cost_usd,
             execution_arn=request.execution_arn,
         ),
     )

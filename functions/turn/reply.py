@@ -10,12 +10,13 @@ from pydantic import BaseModel
 from functions.common import aws
 from functions.common.delivery import SENT_BYTES, SentFile, closing
 from functions.common.envelope import Chat
+from functions.common.errors import SnapshotMissing
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
-from functions.common.observability import StepRequest, step
+from functions.common.observability import StepRequest, logger, step
 from functions.common.rendering import plan
 from functions.common.settings import ReplySettings
-from functions.common.snapshots import LeftOut, RunResult, Snapshots
+from functions.common.snapshots import LeftOut, OutboxFile, RunResult, Snapshots
 from functions.common.texts import say
 from functions.turn.persist import Budget
 
@@ -24,12 +25,13 @@ LEFT_OUT_SHOWN = 5
 
 
 class Request(StepRequest):
-    """Where to, what, and in whose language."""
+    """Where to, what (the result of part `part` of the turn), and in whose language."""
 
     chat: Chat
     message_id: int
     language: str
-    result: str
+    session_id: str
+    part: int
     lock: Held
     execution: dict[str, Any]
     notice: Literal["session_lost"] | None = None
@@ -50,7 +52,7 @@ def handler(request: Request) -> Result:
     request.lock.check(redrive_count(request.execution))
     settings = ReplySettings.load()
     snapshots = Snapshots(settings.bucket, aws.s3())
-    run = snapshots.read(request.result, RunResult)
+    run = snapshots.result(request.session_id, request.turn_id, request.part)
     delivery = closing(settings, request, request.chat, request.message_id, redrive_count(request.execution))
     if request.notice is not None:
         delivery.text("notice", say(request.notice, request.language))
@@ -64,17 +66,17 @@ def handler(request: Request) -> Result:
     if how.as_document:
         caption = say("answer_as_document", request.language)
         delivery.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
-    small = [file for file in run.files if 0 < file.size <= SENT_BYTES]
+    small = [file for file in run.files if 0 < file.size <= SENT_BYTES and is_there(snapshots, file)]
     refused = delivery.files(
-        "file", [SentFile(file.name, file.size, partial(snapshots.get, file.key)) for file in small]
+        "file", [SentFile(file.name, file.size, partial(snapshots.get, file.key, SENT_BYTES)) for file in small]
     )
     for number, file in enumerate(run.files):
-        if file.size > SENT_BYTES or any(file.name == one.name for one in refused):
+        if file.size and (file not in small or any(file.name == one.name for one in refused)):
             why = "not_sent_too_large" if file.size > SENT_BYTES else "not_sent_refused"
             megabytes = f"{file.size / 1024**2:,.0f}"
             delivery.text(f"large{number}", say(why, request.language, name=file.name, megabytes=megabytes))
     if run.left_out:
-        delivery.text("left_out", left_out(run.left_out, request.language))
+        delivery.text("left_out", left_out(run.left_out, request.language, run.left_out_more))
     for budget in request.budgets:
         which = say(budget.name, request.language)
         amounts = {"spent": f"{budget.spent_usd:.2f}", "limit": f"{budget.limit_usd:.2f}"}
@@ -92,11 +94,23 @@ def answer(run: RunResult, language: str) -> str:
     return run.text if run.text.strip() else say("empty_answer", language)
 
 
-def left_out(paths: tuple[LeftOut, ...], language: str) -> str:
-    """Which files of the workspace will be missing in the next turn, and why."""
+def is_there(snapshots: Snapshots, file: OutboxFile) -> bool:
+    """Whether the file is in the bucket as the agent says: no other is sent."""
+    try:
+        size = snapshots.size(file.key)
+    except SnapshotMissing:
+        size = -1
+    if size != file.size:
+        logger.warning("a file is not as the agent says", key=file.key, told=file.size, bytes=size)
+    return size == file.size
+
+
+def left_out(paths: tuple[LeftOut, ...], language: str, more: int = 0) -> str:
+    """Which files of the workspace will be missing in the next turn, and why; `more` are not among them."""
     shown = [
         say(f"left_out_{path.reason}", language, path=path.path, megabytes=f"{path.size / 1024**2:,.1f}")
         for path in paths[:LEFT_OUT_SHOWN]
     ]
-    more = [say("left_out_more", language, count=len(paths) - len(shown))] if len(paths) > len(shown) else []
-    return "\n".join([say("left_out", language), *shown, *more])
+    unnamed = len(paths) - len(shown) + more
+    rest = [say("left_out_more", language, count=unnamed)] if unnamed else []
+    return "\n".join([say("left_out", language), *shown, *rest])

@@ -13,14 +13,14 @@ import time
 from typing import Any
 
 from botocore.exceptions import ClientError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.access import SECONDS, seal
 from functions.common.approvals import Decision
 from functions.common.budget import reserve, settle
 from functions.common.envelope import Chat, Message
-from functions.common.errors import StepgramError
+from functions.common.errors import SnapshotMissing, StepgramError
 from functions.common.execution import redrive_count
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
@@ -131,7 +131,7 @@ def handler(request: Request) -> Result:
     spent = settle(settings, request.session_key, request.turn_id) if number > 1 else 0.0
     budget = reserve(settings, request.session_key, request.turn_id, settings.max_budget_usd - spent)
     known_of = session.model_dump(include={"session_id", "part", "version", "manifest", "going_on"})
-    seat = Seat(number=number, budget_usd=budget, **known_of)
+    seat = Seat(number=number, budget_usd=spent + budget, **known_of)
     ticket = Ticket(
         chat=request.chat,
         message_id=request.message.id,
@@ -161,12 +161,12 @@ def handler(request: Request) -> Result:
 def found(settings: RunAgentSettings, request: Request) -> RunSummary | None:
     """The result of an earlier run of this part, or that of a turn which was stopped while a call waited."""
     session, snapshots = request.session, Snapshots(settings.bucket, aws.s3())
-    stored = _stored(snapshots, result_key(session.session_id, request.turn_id, session.part))
+    stored = _stored(snapshots, request, session.part)
     if stored is not None and stored.answers(session.going_on, request.attempt):
         return stored.summary
     if session.decision is None or session.decision.choice != "stop":
         return None
-    earlier = _stored(snapshots, result_key(session.session_id, request.turn_id, session.part - 1))
+    earlier = _stored(snapshots, request, session.part - 1)
     if earlier is None:
         return None
     stopped = _stopped(earlier, request)
@@ -174,12 +174,19 @@ def found(settings: RunAgentSettings, request: Request) -> RunSummary | None:
     return stopped.summary
 
 
-def _stored(snapshots: Snapshots, key: str) -> RunResult | None:
-    try:
-        return snapshots.read(key, RunResult) if snapshots.exists(key) else None
-    except ValidationError as error:
-        logger.warning("a stored result is none", key=key, cause=str(error))
+def _stored(snapshots: Snapshots, request: Request, part: int) -> RunResult | None:
+    """The result that one part of this turn left, if it did, and if it and its version can be."""
+    session, turn_id = request.session, request.turn_id
+    if not snapshots.exists(result_key(session.session_id, turn_id, part)):
         return None
+    try:
+        result = snapshots.result(session.session_id, turn_id, part)
+        manifest = snapshots.manifest(result.summary.manifest)
+        manifest.follows(session.session_id, session.version, session.manifest, turn_id)
+    except SnapshotMissing as error:
+        logger.error("a stored result is not believed, the run is made anew", cause=str(error))
+        return None
+    return result
 
 
 def _stopped(earlier: RunResult, request: Request) -> RunResult:

@@ -6,17 +6,41 @@ writes its result to S3 with the caller's rights.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Protocol
 
 from botocore.exceptions import ClientError
+from pydantic import BaseModel
 
 from functions.common import aws
+from functions.common.errors import ResultRefused
 from functions.common.observability import logger
 from functions.common.snapshots import Snapshots
 
 FORMATS = {"ogg": "ogg", "oga": "ogg", "mp3": "mp3", "m4a": "m4a", "mp4": "mp4", "wav": "wav", "webm": "webm"}
+
+
+TEXT_CHARACTERS = 50_000
+"""Of a transcript, which the state carries; people say so much in an hour."""
+
+
+class _Words(BaseModel):
+    transcript: str
+
+
+class _Results(BaseModel):
+    transcripts: list[_Words]
+
+
+class Transcript(BaseModel):
+    """A finished job's result file."""
+
+    results: _Results
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return " ".join(part.transcript for part in self.results.transcripts).strip()[:TEXT_CHARACTERS]
 
 
 class Transcriber(Protocol):
@@ -39,7 +63,11 @@ class AmazonTranscriber:
         """The text of the recording under `key`; None while it is being made; empty when it cannot be."""
         name = re.sub(r"[^0-9A-Za-z._-]", "-", job)
         if self._snapshots.exists(result):
-            return text_of(json.loads(self._snapshots.get(result)))
+            try:
+                return self._snapshots.read(result, Transcript).text
+            except ResultRefused as error:  # it lies in the session's folder, where the agent writes
+                logger.warning("the transcript is none", cause=str(error))
+                return ""
         try:
             found = aws.transcribe().get_transcription_job(TranscriptionJobName=name)["TranscriptionJob"]
         except ClientError as error:
@@ -67,8 +95,3 @@ class AmazonTranscriber:
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConflictException":
                 raise
-
-
-def text_of(document: dict[str, Any]) -> str:
-    """The words of a finished job's result file."""
-    return " ".join(str(part["transcript"]) for part in document["results"]["transcripts"]).strip()

@@ -60,20 +60,21 @@ class Turn:
         assert locks._write(self.key, Lock(owner=owner, fence=7), 0)
         return 7
 
-    def run(self, text: str, files: dict[str, bytes] | None = None) -> str:
-        """Leave a result as RunAgent does, with files for the chat; returns its key."""
+    def run(self, text: str, files: dict[str, bytes] | None = None) -> None:
+        """Leave a result as RunAgent does, with files for the chat."""
         kept = []
         for name, content in (files or {}).items():
-            kept.append(OutboxFile(key=f"sessions/{SESSION}/outbox/{name}", name=name, size=len(content)))
+            kept.append(
+                OutboxFile(key=f"sessions/{SESSION}/turns/{self.id}/outbox/{name}", name=name, size=len(content))
+            )
             self.snapshots.put(kept[-1].key, content, "application/octet-stream")
         summary = RunSummary(
-            status="done", result=f"sessions/{SESSION}/turns/{self.id}/result.json", manifest="m", preview=text[:9],
-            characters=len(text), cost_usd=0, session_cost_usd=0, input_tokens=0, output_tokens=0, model_turns=1,
-            model="m", seconds=1,
+            status="done", result=f"sessions/{SESSION}/turns/{self.id}/result.json",
+            manifest=f"sessions/{SESSION}/manifests/1-r.json", preview=text[:9], characters=len(text), cost_usd=0,
+            session_cost_usd=0, input_tokens=0, output_tokens=0, model_turns=1, model="m", seconds=1,
         )  # fmt: skip
         result = RunResult(went_on_from=None, summary=summary, text=text, files=tuple(kept))
         self.snapshots.write(summary.result, result)
-        return summary.result
 
     def hydrate(self, *attachments: dict[str, Any]) -> dict[str, Any]:
         """Hydrate's answer, or its error document."""
@@ -81,19 +82,28 @@ class Turn:
         where["message"] = {"id": 1, "update_id": 1, "date": 1, "text": "hello", "attachments": attachments}
         return self.failing("Hydrate", **where, execution=HELD["execution"])
 
-    def reply(self, result: str, **more: Any) -> dict[str, Any]:
+    def reply(self, **more: Any) -> dict[str, Any]:
+        answer = self.replied(**more)
+        assert "errorType" not in answer, answer
+        return answer
+
+    def replied(self, **more: Any) -> dict[str, Any]:
+        """Reply's answer, or its error document."""
         chat = {"id": self.chat, "thread_id": 0, "type": "private"}
-        return self.step("Reply", chat=chat, message_id=1, language="en", result=result, **HELD, **more)
+        where = {"chat": chat, "message_id": 1, "language": "en", "session_id": SESSION, "part": 0}
+        return self.failing("Reply", **{**where, **HELD, **more})
 
     def persist(self, fence: int, version: int = 0, run: str = "r") -> dict[str, Any]:
+        session_id = self.table.pointer(self.key).session_id  # type: ignore[union-attr]
+        manifest = Manifest(session_id=session_id, version=version + 1, turn_id=self.id, cost_usd=0.25)
+        key = f"sessions/{session_id}/manifests/1-{run}.json"
+        self.snapshots.write(key, manifest)
         return self.failing(
             "Persist",
             execution_arn="arn",
             fence=fence,
-            session={"session_id": self.table.pointer(self.key).session_id, "version": version, "manifest": None},  # type: ignore[union-attr]
-            manifest=f"sessions/x/manifests/1-{run}.json",
-            session_cost_usd=0.25,
-            cost_usd=0.05,
+            session={"session_id": session_id, "version": version, "manifest": None},
+            manifest=key,
         )
 
 
@@ -170,7 +180,8 @@ def test_persist_commits_once_and_only_under_its_own_fence(turn: Turn) -> None:
     assert first["links"]["session"] == f"stepgram session show {turn.key}"
     pointer = turn.table.pointer(turn.key)
     assert pointer is not None
-    assert (pointer.version, pointer.manifest, pointer.turns) == (1, "sessions/x/manifests/1-r.json", 1)
+    assert (pointer.version, pointer.turns, pointer.cost_usd) == (1, 1, 0.25)
+    assert pointer.manifest == f"sessions/{pointer.session_id}/manifests/1-r.json"
 
 
 def test_persist_of_a_session_that_was_reset_writes_nothing(turn: Turn) -> None:
@@ -187,9 +198,9 @@ def test_persist_of_a_session_that_was_reset_writes_nothing(turn: Turn) -> None:
 
 def test_reply_twice_is_one_message(turn: Turn, person: Person) -> None:
     turn.stack.telegram.say(turn.chat, "/help")
-    result = turn.run("the answer")
+    turn.run("the answer")
 
-    first, again = turn.reply(result), turn.reply(result)
+    first, again = turn.reply(), turn.reply()
 
     assert first == again
     assert person.texts(turn.chat).count("the answer") == 1
@@ -197,10 +208,10 @@ def test_reply_twice_is_one_message(turn: Turn, person: Person) -> None:
 
 def test_reply_goes_on_at_the_first_part_that_is_missing(turn: Turn, person: Person) -> None:
     turn.stack.telegram.say(turn.chat, "/help")
-    result = turn.run("the answer")
+    turn.run("the answer")
     turn.table.delivered(turn.key, turn.id, "notice.0", 77)
 
-    found = turn.reply(result, notice="session_lost")
+    found = turn.reply(notice="session_lost")
 
     assert found["message_ids"][0] == 77
     assert len(found["message_ids"]) == 2
@@ -217,7 +228,8 @@ def test_an_album_larger_than_one_request_is_several(turn: Turn, person: Person)
     turn.stack.telegram.say(turn.chat, "/help")
     film = bytes(20 * MEGABYTE)
 
-    turn.reply(turn.run("films", {f"{n}.mp4": film for n in range(5)}))
+    turn.run("films", {f"{n}.mp4": film for n in range(5)})
+    turn.reply()
 
     films = [message for message in person.replies(turn.chat) if "video" in message]
     assert [film["video"]["file_name"] for film in films] == [f"{n}.mp4" for n in range(5)]
@@ -231,7 +243,8 @@ def test_an_album_refused_as_too_large_goes_one_by_one(
     turn.stack.telegram.say(turn.chat, "/help")
     monkeypatch.setattr(server, "REQUEST_LIMIT", 25 * MEGABYTE)
 
-    turn.reply(turn.run("films", {"a.mp4": bytes(20 * MEGABYTE), "b.mp4": bytes(20 * MEGABYTE), "c.txt": b"c"}))
+    turn.run("films", {"a.mp4": bytes(20 * MEGABYTE), "b.mp4": bytes(20 * MEGABYTE), "c.txt": b"c"})
+    turn.reply()
 
     assert sent_files(person, turn, "sendDocument") == ["a.mp4", "b.mp4", "c.txt"]
 
@@ -244,8 +257,8 @@ def test_a_file_refused_as_too_large_is_named_and_the_rest_is_sent(
     large = bytes(2 * MEGABYTE)
 
     files = {"a.mp4": large, "b.mp4": b"b", "c.bin": large, "d.mp3": large, "e.txt": b"e"}
-    outcome = turn.reply(turn.run("all of it", files))["outcome"]
-    again = turn.reply(turn.run("all of it", files))["outcome"]
+    turn.run("all of it", files)
+    outcome, again = turn.reply()["outcome"], turn.reply()["outcome"]
 
     assert (outcome, again) == ("DELIVERED", "DELIVERED")
     assert sent_files(person, turn, "sendDocument") == ["b.mp4", "e.txt"]
@@ -256,18 +269,17 @@ def test_a_file_refused_as_too_large_is_named_and_the_rest_is_sent(
 def test_an_empty_answer_says_so(turn: Turn, person: Person) -> None:
     turn.stack.telegram.say(turn.chat, "/help")
 
-    turn.reply(turn.run(" \n"))
+    turn.run(" \n")
+    turn.reply()
 
     assert "The agent finished without a text." in person.texts(turn.chat)
 
 
 def test_a_reply_without_its_result_names_the_object(turn: Turn) -> None:
-    chat = {"id": turn.chat, "thread_id": 0, "type": "private"}
-
-    found = turn.failing("Reply", chat=chat, message_id=1, language="en", result="sessions/x/gone.json", **HELD)
+    found = turn.replied(part=3)
 
     assert found["errorType"] == "SnapshotMissing"
-    assert "sessions/x/gone.json" in found["errorMessage"]
+    assert f"sessions/{SESSION}/turns/{turn.id}/result-3.json" in found["errorMessage"]
 
 
 def test_a_failure_is_reported_once_in_the_users_language(turn: Turn, person: Person) -> None:
@@ -337,10 +349,9 @@ def test_a_release_by_a_turn_that_owns_nothing_changes_nothing(turn: Turn) -> No
 
 def test_a_reply_of_an_execution_that_was_redriven_since_sends_nothing(turn: Turn, person: Person) -> None:
     turn.stack.telegram.say(turn.chat, "/help")
-    chat = {"id": turn.chat, "thread_id": 0, "type": "private"}
-    held = {"lock": {"fence": 7, "redrive_count": 0}, "execution": {"Id": "arn", "RedriveCount": 1}}
+    turn.run("no")
 
-    found = turn.failing("Reply", chat=chat, message_id=1, language="en", result=turn.run("no"), **held)
+    found = turn.replied(execution={"Id": "arn", "RedriveCount": 1})
 
     assert found["errorType"] == "LockLost"
     assert "no" not in person.texts(turn.chat)

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from functions.common.errors import SnapshotMissing
 from functions.common.snapshots import LeftOut, Snapshots, TreeReference
-from functions.common.workspace import MAX_PACKS, PACKED_BELOW, Entry, Limits, Workspace, read_tree
+from functions.common.trees import PACKED_BELOW, Entry, read_tree
+from functions.common.workspace import MAX_PACKS, Limits, Workspace
 from tests.conftest import Bucket
 
 SESSION = "22222222-2222-4222-8222-222222222222"
@@ -30,9 +31,9 @@ class Counted(Snapshots):
         self.puts.append(key.removeprefix(f"sessions/{SESSION}/"))
         super().put(key, *arguments)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, at_most: int | None = None) -> bytes:
         self.gets.append(key)
-        return super().get(key)
+        return super().get(key, at_most)
 
 
 @pytest.fixture
