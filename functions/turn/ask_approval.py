@@ -39,7 +39,7 @@ NAME_CHARACTERS = 64
 
 
 class Request(StepRequest):
-    """Whom to ask, about what (part `part`'s result tells), and the token that wakes the turn; none: time is up."""
+    """Whom to ask, about what (the result of `part` tells), and the token that wakes the turn; none: time is up."""
 
     chat: Chat
     message_id: int
