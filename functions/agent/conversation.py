@@ -43,8 +43,9 @@ from claude_agent_sdk import (
     project_key_for_directory,
 )
 
+from functions.agent.endpoint import Endpoint
 from functions.agent.inbox import Prompt
-from functions.agent.options import Approval, Folders, agent_options, cli_environment
+from functions.agent.options import Approval, Folders, agent_options, cli_environment, configured_models
 from functions.agent.patience import Patience
 from functions.agent.processes import RUNTIME, Process, StillRunning, below, end_leftovers
 from functions.agent.reporter import Watch
@@ -54,7 +55,7 @@ from functions.agent.store import RestoredStore
 from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError, model_error
 from functions.common.folders import NotCleaned, clear, open_file, opened, remove
 from functions.common.observability import logger
-from functions.common.settings import AgentSettings, environment
+from functions.common.settings import AgentSettings
 from functions.common.snapshots import Manifest, Snapshots, session_prefix
 from functions.common.versions import debug_key
 from functions.common.workspace import Captured, Limits, Workspace
@@ -65,8 +66,8 @@ WORDS_SECONDS, WORDS_LOOKS = 2.0, 20
 INTERRUPT_SECONDS = 4.0
 """How long the CLI may take to end a run that was interrupted; it takes some 20 ms."""
 
-ENDED: dict[str, Literal["max_turns", "budget"]] = {"error_max_turns": "max_turns", "error_max_budget_usd": "budget"}
-"""Results of a run that came to a limit of its own, which is no failure: what was said until then is its answer."""
+MAX_TURNS = "error_max_turns"
+"""The result of a run that came to its limit of model calls."""
 
 API_ERROR = re.compile(rb"\[ERROR\] API error \(attempt [^)]*\): (?:\d+ )?(.*)")
 """The line of the CLI's debug log with the endpoint's words, which its messages lack (seen with CLI 2.1.329)."""
@@ -97,13 +98,12 @@ ROOM = 32 * 1024 * 1024
 class Run:
     """How one run of the CLI ended: `text` is the answer, or all that was said when it ended before its answer.
 
-    `cost_usd` is of this run alone; `final` is absent when it was stopped before it began. `waiting` is a tool call
-    that waits for a person. `ended` is the limit it came to: of model calls, or of money.
+    `final` is absent when it was stopped before it began. `waiting` is a tool call that waits for a person. `ended` is
+    the limit it came to, which is no failure: of model calls, or of money.
     """
 
     text: str
     final: ResultMessage | None = None
-    cost_usd: float = 0.0
     interrupted: bool = False
     waiting: DeferredToolUse | None = None
     ended: Literal["max_turns", "budget"] | None = None
@@ -131,7 +131,6 @@ class Conversation:
         snapshots: Snapshots,
         session_id: str,
         manifest: str | None,
-        budget_usd: float,
         approval: Approval = Approval(),  # noqa: B008 - frozen
     ) -> None:
         self.session_id = session_id
@@ -156,7 +155,8 @@ class Conversation:
         except OSError as error:
             _clean()
             raise AgentCrashed(f"the session's files cannot be put into the container: {error}") from error
-        cli = cli_environment(settings, environment(), os.environ, folders, uuid.uuid4().hex[:8])
+        self._endpoint = Endpoint(settings, configured_models(settings))
+        cli = cli_environment(settings, self._endpoint.url, os.environ, folders, uuid.uuid4().hex[:8])
         options = agent_options(
             settings,
             cli,
@@ -165,7 +165,6 @@ class Conversation:
             not self._has_transcript,
             self.store,
             self._stderr.append,
-            budget_usd,
             approval,
         )
         self._client = ClaudeSDKClient(options)
@@ -178,38 +177,32 @@ class Conversation:
             self.close()
             raise
         self.process = next(iter(below(os.getpid())), None)
-        self._spent_usd = self.store.recorded_cost_usd
-        self.budget_usd, self.run_usd = budget_usd, 0.0
 
     def ask(
         self, text: Prompt | None, seconds: float, watch: Watch | None = None, spending: Spending | None = None
     ) -> Run:
         """Give the agent a message and wait for the end of its run; it is interrupted after `seconds` or by `stop`.
 
-        Without a message it goes on with the tool call that was decided. `spending` hears what it costs.
+        Without a message it goes on with the tool call that was decided. `spending` pays, and has the budget; without
+        it the model is not reached.
 
         Raises AgentCrashed, AgentTimedOut, ModelThrottled, ModelUnavailable, ModelAccessDenied, ModelRejected.
         """
         self._speech = Speech()
-        self._spending = spending
         self._patience = Patience(self.busy_seconds)
         self._given_up: ModelError | None = None
         self._resumed = 0
         try:
-            final = self._do(self._ask(text, seconds, watch or Silent()))
+            with self._endpoint.serving(spending):
+                final = self._do(self._ask(text, seconds, watch or Silent()))
         except ResultError as error:
             raise _named(error) from error
         except (ProcessError, CLIConnectionError) as error:
             raise AgentCrashed(f"{error}; {' | '.join(self._stderr[-STDERR_LINES:])}") from error
         if final is None:
             return Run("", interrupted=True)
-        spent = max(final.total_cost_usd or 0.0, self._spent_usd)
-        cost, self._spent_usd = spent - self._spent_usd, spent
-        self.run_usd += cost
-        if spending is not None:
-            spending.told(cost)
         interrupted = (final.terminal_reason or "").startswith("aborted")
-        ended = ENDED.get(final.subtype)
+        ended = _ended(final, interrupted, spending)
         if self._given_up is not None and final.is_error and not self.stopping:
             raise self._given_up
         if final.is_error and not interrupted and ended is None:
@@ -218,7 +211,7 @@ class Conversation:
             self.store.ends_with(final.deferred_tool_use.id)
         whole = interrupted or ended is not None or final.deferred_tool_use is not None
         said = self._speech.everything if whole else self._speech.passage or final.result or ""
-        return Run(said, final, cost, interrupted, final.deferred_tool_use, ended)
+        return Run(said, final, interrupted, final.deferred_tool_use, ended)
 
     def stop(self) -> None:
         """Interrupt the run, or the one that is about to begin. From any thread."""
@@ -308,6 +301,7 @@ class Conversation:
 
         Raises StillRunning when a process cannot be ended, NotCleaned when a file cannot be removed.
         """
+        self._endpoint.close()
         try:
             if self.process is not None:
                 with contextlib.suppress(ProcessLookupError):
@@ -390,8 +384,6 @@ class Conversation:
 
     def _hear_event(self, event: dict[str, Any], watch: Watch) -> None:
         """One event of the model's stream, as the Messages API names them."""
-        if self._spending is not None:
-            self._spending.hear(event)
         if event["type"] == "message_start":
             self._answered(watch)
             self._speech.begins(event["message"]["id"])
@@ -479,6 +471,15 @@ def _clean() -> None:
         clear(TMP)
     else:
         remove(ROOT)
+
+
+def _ended(final: ResultMessage, interrupted: bool, spending: Spending | None) -> Literal["max_turns", "budget"] | None:
+    """The limit a run came to: a request was refused for it, or its last one, which was answered, spent the budget."""
+    if final.subtype == MAX_TURNS:
+        return "max_turns"
+    if spending is None or interrupted or final.deferred_tool_use is not None:
+        return None
+    return "budget" if spending.refused or (spending.is_over and not final.is_error) else None
 
 
 def _named(failed: ResultError | ResultMessage) -> Exception:

@@ -14,11 +14,12 @@ import threading
 import time
 from typing import Any, Literal
 
-from claude_agent_sdk import ClaudeSDKError, ResultMessage
+from claude_agent_sdk import ClaudeSDKError
 from pydantic import BaseModel
 
 from functions.agent.approve import fingerprint
 from functions.agent.callback import Callback
+from functions.agent.closed import close_to_children
 from functions.agent.conversation import Conversation
 from functions.agent.inbox import Prompt, prompt, take_in
 from functions.agent.options import Approval
@@ -66,6 +67,7 @@ _rested = time.time()
 """When the last invocation ended, by wall time: the monotonic clock may stand still while the container is frozen."""
 
 adopt()
+close_to_children()
 
 
 class SessionState(BaseModel):
@@ -190,18 +192,13 @@ def run_once(request: Request, settings: AgentSettings, callback: Callback, seco
 
 
 def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earlier: RunResult | None) -> Conversation:
-    """The conversation that was kept open, when it is this very one; else a new one, with nothing left of the old.
-
-    A CLI's budget is that of its start, so it goes on only with about what this run may spend.
-    """
+    """The conversation that was kept open, when it is this very one; else a new one, with nothing left of the old."""
     global _kept
     kept, _kept = _kept, None
     session, approval = request.session, _approval(request.session, settings, earlier)
     this = (session.session_id, session.going_on, approval, settings.model)
     same = kept is not None and (kept.session_id, kept.manifest, kept.approval, kept.model) == this
-    budget = max(min(settings.max_budget_usd, request.budget_usd), 0.01)
-    fits = kept is not None and 0.9 * budget <= kept.budget_usd - kept.run_usd <= budget
-    if kept is not None and same and fits and kept.may_go_on(settings):
+    if kept is not None and same and kept.may_go_on(settings):
         kept.snapshots.use(snapshots)
         logger.info("the open conversation is used")
         return kept
@@ -209,22 +206,19 @@ def _open(request: Request, settings: AgentSettings, snapshots: Snapshots, earli
         _close(kept)
     end_leftovers()
     try:
-        return Conversation(settings, snapshots, session.session_id, session.going_on, budget, approval)
+        return Conversation(settings, snapshots, session.session_id, session.going_on, approval)
     except ClaudeSDKError as error:
         raise AgentCrashed(str(error)) from error
 
 
 def _keep_or_close(conversation: Conversation, settings: AgentSettings, summary: RunSummary) -> None:
-    """Keep it for the conversation's next message while it is young, small and has most of its budget left.
-
-    The CLI counts its budget by process, and its model credentials are those of its start.
-    """
+    """Keep it for the conversation's next message while it is young and small."""
     global _kept
     conversation.rested = time.time()
     young = conversation.may_go_on(settings)
     small = conversation.memory < settings.keep_open_mb * 1024 * 1024
     done = summary.status == "done" and summary.ended is None and not conversation.stopping
-    if done and young and small and not conversation.unsettled and conversation.run_usd < settings.max_budget_usd / 10:
+    if done and young and small and not conversation.unsettled:
         _kept = conversation
     else:
         _close(conversation)
@@ -254,6 +248,8 @@ def _run(
     if earlier is None:
         taken = take_in(request.inbox, conversation.snapshots, conversation.workspace.folder)
         text = prompt(request.text, request.captions, request.inbox, taken)
+    before = earlier.summary if earlier else None
+    spending.budget_usd = max(min(settings.max_budget_usd, request.budget_usd), 0.01)
     with reporter.shows():
         run = conversation.ask(text, until - time.monotonic(), reporter, spending)
     if reporter.gone.is_set():
@@ -265,9 +261,8 @@ def _run(
         status = "approval"
     if status == "continue" and session.part + 1 >= settings.max_parts:
         raise AgentTimedOut(f"no answer after {session.part + 1} runs of up to 15 minutes")
-    before = earlier.summary if earlier else None
-    cost = run.cost_usd + (before.cost_usd if before else 0.0)
-    captured = conversation.stage(request.turn_id, session.version + 1, session.manifest, run.cost_usd)
+    cost = spending.cost_usd + (before.cost_usd if before else 0.0)
+    captured = conversation.stage(request.turn_id, session.version + 1, session.manifest, spending.cost_usd)
     folder = turn_prefix(session.session_id, request.turn_id)
     files = {
         file.name: file for file in (*(earlier.files if earlier else ()), *_outbox(conversation, captured, folder))
@@ -285,8 +280,8 @@ def _run(
         characters=len(answer),
         cost_usd=round(cost, 6),
         session_cost_usd=conversation.base.cost_usd if conversation.base else 0.0,
-        input_tokens=_tokens(run.final, "input_tokens") + (before.input_tokens if before else 0),
-        output_tokens=_tokens(run.final, "output_tokens") + (before.output_tokens if before else 0),
+        input_tokens=spending.input_tokens + (before.input_tokens if before else 0),
+        output_tokens=spending.output_tokens + (before.output_tokens if before else 0),
         model_turns=(run.final.num_turns if run.final else 0) + (before.model_turns if before else 0),
         model=settings.model,
         seconds=round(time.monotonic() - started + (before.seconds if before else 0.0), 2),
@@ -323,11 +318,6 @@ def _approval(session: SessionState, settings: AgentSettings, earlier: RunResult
         call = fingerprint(earlier.waiting.name, earlier.waiting.input)
         decided = {earlier.waiting.id: {"allow": decision.allows, "reason": reason, "call": call}}
     return Approval(ask=settings.approval_tools, allowed=session.allowed, decided=decided)
-
-
-def _tokens(final: ResultMessage | None, kind: str) -> int:
-    usage = (final.usage if final else None) or {}
-    return sum(int(usage.get(name) or 0) for name in usage if name.endswith(kind))
 
 
 def _outbox(conversation: Conversation, captured: Captured, folder: str) -> list[OutboxFile]:

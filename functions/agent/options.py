@@ -33,7 +33,6 @@ from functions.agent.approve import OUTSIDE, PATHS, VARIABLE, decide
 from functions.agent.patience import CLI_RETRIES
 from functions.agent.store import SnapshotStore
 from functions.common.errors import ConfigurationError
-from functions.common.secrets import secret
 from functions.common.settings import AgentSettings
 
 CONFIG = Path(__file__).parent / "config"
@@ -51,12 +50,14 @@ NOT_OFFERED = "This tool is not offered here."
 
 warnings.filterwarnings("ignore", category=CanUseToolShadowedWarning)
 """That allowed tools ask nobody is meant."""
+ALIASES = ("sonnet", "opus", "haiku", "inherit")
+"""What a subagent's model may be called; anything else is an id."""
+
+NO_KEY = "no-key-here"
+"""The CLI wants one; the endpoint has it."""
 
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 """What the CLI, and so Bash and MCP servers, see of our environment; everything else is blanked."""
-
-ROLE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-SECRET_KEYS = frozenset({*ROLE_KEYS, "AWS_BEARER_TOKEN_BEDROCK", "ANTHROPIC_API_KEY"})
 
 
 class Subagent(BaseModel):
@@ -143,6 +144,11 @@ def subagents(config: Path) -> dict[str, AgentDefinition]:
     }
 
 
+def config_folder(settings: AgentSettings) -> Path:
+    """The folder of the agent's configuration."""
+    return Path(settings.config_dir) if settings.config_dir else CONFIG
+
+
 def mcp_servers(config: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
     """The servers of `mcp.json` whose names are wanted (`*`: all)."""
     document = _document(config / "mcp.json", TypeAdapter(dict[str, dict[str, dict[str, Any]]]))
@@ -164,27 +170,19 @@ def _text(path: Path) -> str:
         raise ConfigurationError(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def credentials(settings: AgentSettings, own: Mapping[str, str]) -> dict[str, str]:
-    """What the CLI signs its model requests with: the secret's keys when one is named, else the function's role."""
-    if settings.model_secret_id is None:
-        return {name: own[name] for name in ROLE_KEYS if name in own} if settings.provider == "bedrock" else {}
-    try:
-        document = json.loads(secret(settings.model_secret_id))
-    except ValueError as error:
-        raise ConfigurationError(f"secret {settings.model_secret_id} is not a JSON object") from error
-    if not isinstance(document, dict) or not document or not SECRET_KEYS.issuperset(document):
-        raise ConfigurationError(f"secret {settings.model_secret_id} may hold only {', '.join(sorted(SECRET_KEYS))}")
-    return {name: str(value) for name, value in document.items()}
+def configured_models(settings: AgentSettings) -> frozenset[str]:
+    """All models that a run may ask: those of the settings, and those that `agents.json` names by their ids."""
+    named = {agent.model for agent in subagents(config_folder(settings)).values()} - {None, *ALIASES}
+    return frozenset({settings.model, settings.opus, settings.sonnet, settings.haiku} | cast(set[str], named))
 
 
 def cli_environment(
-    settings: AgentSettings,
-    own: Mapping[str, str],
-    inherited: Mapping[str, str],
-    folders: Folders,
-    process: str,
+    settings: AgentSettings, endpoint: str, inherited: Mapping[str, str], folders: Folders, process: str
 ) -> dict[str, str]:
-    """The CLI's environment. The SDK merges ours below it, so whatever we do not mean to give is blanked."""
+    """The CLI's environment, with `endpoint` as the model's address and no key to it.
+
+    The SDK merges ours below it, so whatever we do not mean to give is blanked.
+    """
     blank = {name: "" for name in inherited if name not in INHERITED}
     model = {
         "ANTHROPIC_DEFAULT_OPUS_MODEL": settings.opus,
@@ -218,23 +216,20 @@ def cli_environment(
         **quiet,
         **retries,
         **places,
-        **credentials(settings, own),
-        **_endpoint(settings, process),
+        **_endpoint(settings, endpoint, process),
     }
 
 
-def _endpoint(settings: AgentSettings, process: str) -> dict[str, str]:
+def _endpoint(settings: AgentSettings, endpoint: str, process: str) -> dict[str, str]:
     if settings.provider == "anthropic":
-        return {"ANTHROPIC_BASE_URL": settings.base_url} if settings.base_url else {}
-    bedrock = {"CLAUDE_CODE_USE_BEDROCK": "1", "AWS_REGION": settings.bedrock_region or settings.region}
-    if settings.base_url is None:
-        return bedrock
-    return {
-        **bedrock,
-        "ANTHROPIC_BEDROCK_BASE_URL": settings.base_url,
+        return {"ANTHROPIC_BASE_URL": endpoint, "ANTHROPIC_API_KEY": NO_KEY}
+    bedrock = {
+        "CLAUDE_CODE_USE_BEDROCK": "1",
         "CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1",
-        "ANTHROPIC_CUSTOM_HEADERS": f"X-Stepgram-Process: {process}",
+        "ANTHROPIC_BEDROCK_BASE_URL": endpoint,
+        "AWS_REGION": settings.bedrock_region or settings.region,
     }
+    return {**bedrock, "ANTHROPIC_CUSTOM_HEADERS": f"X-Stepgram-Process: {process}"} if settings.base_url else bedrock
 
 
 def permission(offered: Sequence[str], rules: dict[str, Any]) -> CanUseTool:
@@ -268,14 +263,13 @@ def agent_options(
     is_new: bool,
     store: SnapshotStore,
     stderr: Callable[[str], None],
-    budget_usd: float,
     approval: Approval,
 ) -> ClaudeAgentOptions:
     """The SDK's options for one run of one session.
 
     A tool that may wait for a person is not among the allowed ones: should the hook be missing, it does not run.
     """
-    config = Path(settings.config_dir) if settings.config_dir else CONFIG
+    config = config_folder(settings)
     servers = mcp_servers(config, settings.mcp_servers)
     offered = [*TOOLS, *(f"mcp__{name}" for name in servers)]
     asking = [tool for tool in offered if approval.may_ask(tool)]
@@ -295,7 +289,6 @@ def agent_options(
         verbatim_prompts=True,
         include_partial_messages=True,
         max_turns=settings.max_turns,
-        max_budget_usd=budget_usd,
         cwd=folders.workspace,
         can_use_tool=permission(offered, rules),
         env={**environment, **approval.environment(rules)},

@@ -8,14 +8,13 @@ visible before Persist moves the pointer, so a run that dies leaves nothing behi
 from __future__ import annotations
 
 import json
-import mmap
 import time
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from claude_agent_sdk import fold_session_summary
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from functions.common.beliefs import Dollars
 from functions.common.errors import SnapshotMissing
@@ -49,8 +48,6 @@ class SnapshotStore:
         self._appended: dict[FileKey, list[Entry]] = defaultdict(list)
         self._seen: dict[FileKey, set[str]] = defaultdict(set)
         self._changed: dict[tuple[str, str], int] = {}
-        self.recorded_cost_usd = 0.0
-        """What the session has cost by the CLI's last note in its transcript; a resumed CLI counts on from it."""
 
     async def append(self, key: Any, entries: list[Any]) -> None:
         """Keep entries in order; one whose `uuid` was kept before is a repetition and left out."""
@@ -62,7 +59,6 @@ class SnapshotStore:
             if identity is not None:
                 self._seen[file].add(identity)
             self._appended[file].append(entry)
-        self._note_cost(entries)
         if entries:
             self._changed[file[:2]] = time.time_ns() // 1_000_000
 
@@ -81,7 +77,6 @@ class SnapshotStore:
         segments = [segment for segment in self._base(file[1]) if segment.subpath == file[2]]
         entries = [entry for body in self._snapshots.get_all(segments) for entry in _entries(body)]
         self._seen[file].update(entry["uuid"] for entry in entries if entry.get("uuid"))
-        self._note_cost(entries)
         entries += _entries(_lines(self._appended.get(file, [])))
         return entries or None
 
@@ -152,11 +147,6 @@ class SnapshotStore:
     def _base(self, session_id: str) -> tuple[Segment, ...]:
         return self._segments if session_id == self._session_id else ()
 
-    def _note_cost(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            if entry.get("type") == "cost-state":
-                self.recorded_cost_usd = CostState.model_validate(entry).totalCostUSD
-
 
 class RestoredStore(SnapshotStore):
     """A store whose transcripts are written as the CLI's own files, so the SDK is told that there is none to load.
@@ -179,8 +169,6 @@ class RestoredStore(SnapshotStore):
             self._snapshots.join([(segment.key, segment.size) for segment in segments], path)
             if subpath:
                 _split_metadata(path)
-            else:
-                self.recorded_cost_usd = _recorded_cost(path)
 
     async def load(self, key: Any) -> list[Any] | None:
         """None: what there is lies on the disk."""
@@ -201,19 +189,6 @@ def _split_metadata(path: Path) -> None:
         path.write_bytes(_lines([entry for entry in entries if entry.get("type") != "agent_metadata"]))
         last = {name: value for name, value in metadata[-1].items() if name != "type"}
         path.with_suffix(".meta.json").write_text(json.dumps(last))
-
-
-def _recorded_cost(path: Path) -> float:
-    """What the CLI's last `cost-state` line says, searched from the end; 0 when there is none."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        end = len(text)
-        while (found := text.rfind(b'"cost-state"', 0, end)) >= 0:
-            start = text.rfind(b"\n", 0, found) + 1
-            try:
-                return CostState.model_validate_json(text[start : text.find(b"\n", found)]).totalCostUSD
-            except ValidationError:  # a line that speaks of it, or one that somebody made up
-                end = start
-    return 0.0
 
 
 def _lines(entries: list[Entry]) -> bytes:

@@ -33,6 +33,7 @@ from functions.common.errors import AwsUnavailable, ConfigurationError, Stepgram
 from functions.common.settings import AwsSettings, own_environment
 
 if TYPE_CHECKING:
+    from botocore.credentials import ReadOnlyCredentials
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_lambda import LambdaClient
@@ -85,6 +86,14 @@ _making = threading.Lock()
 @cache
 def _session() -> boto3.session.Session:
     return boto3.session.Session()
+
+
+def credentials() -> ReadOnlyCredentials:
+    """The function's own credentials as they are now. Raises ConfigurationError when there are none."""
+    found = _session().get_credentials()
+    if found is None:
+        raise ConfigurationError("there are no AWS credentials")
+    return found.get_frozen_credentials()
 
 
 def forget_clients() -> None:

@@ -96,7 +96,7 @@ class TreeReference(Frozen):
 class Manifest(Frozen):
     """One version of a session: everything needed to go on from it. `parent` is the manifest before it.
 
-    `cost_usd` is what the whole session has cost so far, since the CLI's figure is cumulative over resumes.
+    `cost_usd` is what the whole session has cost so far.
     """
 
     session_id: SessionId

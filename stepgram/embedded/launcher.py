@@ -26,7 +26,7 @@ from typing import Any, NoReturn, TypedDict
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 REFUSED = (PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG)
 """What Lambda's sandbox answers with EPERM (krallin/tini issues 218 and 227, seen on AWS's own Python image)."""
 
@@ -230,7 +230,11 @@ def _die_with_parent() -> None:
 
 
 def _reap_until(runtime: int) -> NoReturn:
-    """What process 1 does: collect the dead until the runtime has ended, and tell how."""
+    """What process 1 does: collect the dead until the runtime has ended, and tell how.
+
+    It was told the environment, so nobody may look into it.
+    """
+    _libc().prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     while True:
         ended, status = os.wait()
         if ended == runtime:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from claude_agent_sdk import (
     AssistantMessage,
+    DeferredToolUse,
     MirrorErrorMessage,
     ResultMessage,
     StreamEvent,
@@ -22,6 +24,8 @@ from claude_agent_sdk import (
 )
 
 from functions.agent.conversation import DEBUG_BYTES, Conversation, _clean, _fresh_folders
+from functions.agent.metering import Spent
+from functions.agent.spending import Spending
 from functions.common.errors import (
     AgentCrashed,
     AgentTimedOut,
@@ -59,11 +63,18 @@ class Client:
             yield self._ends_with
 
 
+class Serving:
+    """Stands for the model's endpoint: nothing passes."""
+
+    def serving(self, spending: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 def conversation(client: Client) -> Conversation:
     made = Conversation.__new__(Conversation)
     made._client = client  # type: ignore[assignment]
     made._stop = asyncio.Event()
-    made._stderr, made._spent_usd, made.run_usd = ["last words"], 1.0, 0.0
+    made._stderr, made._endpoint = ["last words"], Serving()  # type: ignore[assignment]
     made.busy_seconds, made._debug = 60.0, Path(os.devnull)
     return made
 
@@ -103,15 +114,6 @@ def test_an_agent_that_cannot_be_interrupted_timed_out(monkeypatch: pytest.Monke
 def test_a_failed_result_has_its_name(fields: dict[str, Any], error: type[StepgramError]) -> None:
     with pytest.raises(error):
         conversation(Client(result(is_error=True, **fields))).ask("hello", 5)
-
-
-def test_costs_are_differences_and_never_negative() -> None:
-    made = conversation(Client(result(total_cost_usd=1.25)))
-
-    assert made.ask("hello", 5).cost_usd == 0.25
-    made._client = Client(result(total_cost_usd=0.5))  # type: ignore[assignment]
-    assert made.ask("again", 5).cost_usd == 0.0
-    assert made.run_usd == 0.25
 
 
 class Watcher:
@@ -217,13 +219,40 @@ def test_an_answer_of_two_blocks_is_whole() -> None:
     assert conversation(Client(*messages)).ask("hello", 5).text == "One, two."
 
 
-@pytest.mark.parametrize(("subtype", "ended"), [("error_max_turns", "max_turns"), ("error_max_budget_usd", "budget")])
-def test_a_run_that_came_to_its_limit_keeps_all_it_said(subtype: str, ended: str) -> None:
-    messages = (begins("a"), block("a", "I look."), TOOL, ENDS, ANSWERED, begins("b"), block("b", "Found."), ENDS)
+SAID = (begins("a"), block("a", "I look."), TOOL, ENDS, ANSWERED, begins("b"), block("b", "Found."), ENDS)
+REFUSED = result(is_error=True, terminal_reason="api_error", api_error_status=402, result="API Error: 402")
 
-    run = conversation(Client(*messages, result(subtype=subtype, is_error=True, errors=["limit"]))).ask("hello", 5)
 
-    assert (run.ended, run.text) == (ended, "I look.\n\nFound.")
+def spending(refused: bool = False, cost_usd: float = 0.0, budget_usd: float = 1.0) -> Spending:
+    made = Spending(None, "s", "t", "m")  # type: ignore[arg-type]
+    made._requests["request"] = Spent(cost_usd)
+    made.refused, made.budget_usd = refused, budget_usd
+    return made
+
+
+def test_a_run_that_came_to_its_limit_of_model_calls_keeps_all_it_said() -> None:
+    run = conversation(Client(*SAID, result(subtype="error_max_turns", is_error=True, errors=["limit"]))).ask("a", 5)
+
+    assert (run.ended, run.text) == ("max_turns", "I look.\n\nFound.")
+
+
+@pytest.mark.parametrize(
+    ("paid", "final"),
+    [(spending(refused=True), REFUSED), (spending(cost_usd=1.0), result(result="Found."))],
+    ids=["a request was refused", "the last request spent it"],
+)
+def test_a_run_that_spent_its_budget_keeps_all_it_said(paid: Spending, final: ResultMessage) -> None:
+    run = conversation(Client(*SAID, final)).ask("hello", 5, spending=paid)
+
+    assert (run.ended, run.text) == ("budget", "I look.\n\nFound.")
+
+
+def test_a_run_that_was_stopped_or_waits_for_a_person_did_not_come_to_its_budget() -> None:
+    stopped = result(is_error=True, terminal_reason="aborted_streaming")
+    waits = result(deferred_tool_use=DeferredToolUse(id="t", name="Bash", input={}))
+
+    for final in (stopped, waits):
+        assert conversation(Client(*SAID, final)).ask("a", 5, spending=spending(cost_usd=1.0)).ended is None
 
 
 @pytest.mark.parametrize(
@@ -236,14 +265,12 @@ def test_a_model_that_asks_for_too_much_patience_ends_the_run_under_its_name(
     client = Client(
         retry(seconds, status),
         silent=True,
-        ends_with=result(is_error=True, terminal_reason="aborted_streaming", total_cost_usd=1.5),
+        ends_with=result(is_error=True, terminal_reason="aborted_streaming"),
     )
     made = conversation(client)
 
     with pytest.raises(error, match=r"MODEL_BUSY_SECONDS|why"):
         made.ask("hello", 5)
-
-    assert made.run_usd == 0.5, "what it cost is counted"
 
 
 def test_patience_is_for_each_request_anew() -> None:

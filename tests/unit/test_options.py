@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from claude_agent_sdk import PermissionResult, ToolPermissionContext
 
-from functions.agent import options
+from functions.agent import options, upstream
 from functions.agent.approve import fingerprint
 from functions.agent.options import (
     CONFIG,
@@ -20,6 +20,7 @@ from functions.agent.options import (
     Folders,
     agent_options,
     cli_environment,
+    configured_models,
     mcp_servers,
     permission,
     subagents,
@@ -37,6 +38,7 @@ ENVIRONMENT = {
     "AWS_REGION": "eu-west-1",
 }
 ROLE = {"AWS_ACCESS_KEY_ID": "role-key", "AWS_SECRET_ACCESS_KEY": "role-secret", "AWS_SESSION_TOKEN": "role-token"}
+ENDPOINT = "http://127.0.0.1:1/key"
 FOLDERS = Folders(home=Path("/h"), config=Path("/c"), workspace=Path("/w"), scratch=Path("/s"))
 
 
@@ -45,16 +47,31 @@ def settings(**more: str) -> AgentSettings:
 
 
 def cli(given: AgentSettings, inherited: dict[str, str] | None = None) -> dict[str, str]:
-    return cli_environment(given, {**ENVIRONMENT, **ROLE}, {**ROLE, **(inherited or {})}, FOLDERS, "process")
+    return cli_environment(given, ENDPOINT, {**ROLE, **(inherited or {})}, FOLDERS, "process")
 
 
-def test_on_bedrock_the_cli_signs_with_the_functions_role() -> None:
-    found = cli(settings())
+def test_the_cli_has_the_endpoint_and_no_key() -> None:
+    bedrock, gateway = cli(settings()), cli(settings(MODEL_BASE_URL="https://gateway"))
+    anthropic = cli(settings(MODEL_PROVIDER="anthropic", MODEL_SECRET_ID="arn"))
 
-    assert found["CLAUDE_CODE_USE_BEDROCK"] == "1"
-    assert found["AWS_SESSION_TOKEN"] == "role-token"
-    assert found["AWS_REGION"] == "eu-west-1"
+    assert (bedrock["CLAUDE_CODE_USE_BEDROCK"], bedrock["CLAUDE_CODE_SKIP_BEDROCK_AUTH"]) == ("1", "1")
+    assert (bedrock["ANTHROPIC_BEDROCK_BASE_URL"], bedrock["AWS_REGION"]) == (ENDPOINT, "eu-west-1")
     assert cli(settings(BEDROCK_REGION="us-west-2"))["AWS_REGION"] == "us-west-2"
+    assert gateway["ANTHROPIC_BEDROCK_BASE_URL"] == ENDPOINT
+    assert (anthropic["ANTHROPIC_BASE_URL"], anthropic["ANTHROPIC_API_KEY"]) == (ENDPOINT, options.NO_KEY)
+    assert "CLAUDE_CODE_USE_BEDROCK" not in anthropic
+    for given in (bedrock, gateway, anthropic):
+        assert [given[name] for name in ROLE] == ["", "", ""]
+
+
+def test_the_models_a_run_may_ask_are_those_that_are_configured(tmp_path: Path) -> None:
+    agents = {name: {"description": "x", "prompt_file": "p", "model": name} for name in ("sonnet", "inherit", "own-id")}
+    (tmp_path / "agents.json").write_text(json.dumps({**agents, "none": {"description": "x", "prompt_file": "p"}}))
+    (tmp_path / "p").write_text("")
+
+    found = configured_models(settings(AGENT_CONFIG_DIR=str(tmp_path)))
+
+    assert found == {"model", "opus-id", "sonnet-id", "haiku-id", "own-id"}
 
 
 def test_models_are_pinned_a_request_is_repeated_and_nothing_phones_home() -> None:
@@ -75,30 +92,12 @@ def test_what_is_not_meant_for_the_cli_is_blanked() -> None:
     assert "PATH" not in found
 
 
-def test_with_the_anthropic_api_the_role_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "secret", lambda name: json.dumps({"ANTHROPIC_API_KEY": "sk"}))
-    found = cli(settings(MODEL_PROVIDER="anthropic", MODEL_SECRET_ID="arn"))
-
-    assert found["ANTHROPIC_API_KEY"] == "sk"
-    assert found["AWS_ACCESS_KEY_ID"] == ""
-    assert "CLAUDE_CODE_USE_BEDROCK" not in found
-
-
-def test_another_accounts_keys_replace_the_role(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = {"AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "other-secret"}
-    monkeypatch.setattr(options, "secret", lambda name: json.dumps(keys))
-    found = cli(settings(MODEL_SECRET_ID="arn"))
-
-    assert (found["AWS_ACCESS_KEY_ID"], found["AWS_SECRET_ACCESS_KEY"]) == ("other", "other-secret")
-    assert found["AWS_SESSION_TOKEN"] == ""
-
-
 @pytest.mark.parametrize("value", ["not json", "[]", "{}", '{"PATH": "/evil"}', '"text"'])
 def test_a_model_secret_of_another_shape_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "secret", lambda name: value)
+    monkeypatch.setattr(upstream, "secret", lambda name: value)
 
     with pytest.raises(ConfigurationError, match="secret arn"):
-        cli(settings(MODEL_SECRET_ID="arn"))
+        upstream.model_keys("arn")
 
 
 def test_the_shipped_configuration_is_readable() -> None:
@@ -129,8 +128,8 @@ def test_a_broken_configuration_names_the_file(tmp_path: Path, file: str, conten
 
 def test_chat_text_is_never_read_as_a_command_and_a_resume_names_the_session() -> None:
     given = settings(MCP_SERVERS="none")
-    first = agent_options(given, {}, FOLDERS, "id", True, None, print, 1.5, Approval())  # type: ignore[arg-type]
-    later = agent_options(given, {}, FOLDERS, "id", False, None, print, 1.5, Approval())  # type: ignore[arg-type]
+    first = agent_options(given, {}, FOLDERS, "id", True, None, print, Approval())  # type: ignore[arg-type]
+    later = agent_options(given, {}, FOLDERS, "id", False, None, print, Approval())  # type: ignore[arg-type]
 
     assert first.verbatim_prompts
     assert first.strict_mcp_config
@@ -224,7 +223,7 @@ def test_what_may_ask_is_not_allowed_beforehand() -> None:
     """A hook that is missing must end in no, not in yes."""
     given = settings(MCP_SERVERS="*")
     approval = Approval(ask=("Bash", "outside", "mcp__aws-knowledge__*"))
-    found = agent_options(given, {}, FOLDERS, "id", True, None, print, 1.5, approval)  # type: ignore[arg-type]
+    found = agent_options(given, {}, FOLDERS, "id", True, None, print, approval)  # type: ignore[arg-type]
 
     assert not {"Bash", "Write", "Edit", "Read", "Glob", "Grep"} & set(found.allowed_tools)
     assert "WebFetch" in found.allowed_tools

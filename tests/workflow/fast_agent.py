@@ -18,6 +18,7 @@ from claude_agent_sdk import DeferredToolUse, ResultMessage
 from functions.agent import handler
 from functions.agent.conversation import Conversation, Run
 from functions.agent.inbox import Prompt
+from functions.agent.metering import Spent
 from functions.agent.reporter import Watch
 from functions.agent.spending import Spending
 from functions.agent.store import RestoredStore
@@ -54,13 +55,12 @@ class FastConversation(Conversation):
         self, text: Prompt | None, seconds: float, watch: Watch | None = None, spending: Spending | None = None
     ) -> Run:
         if spending is not None:
-            spending.told(COST_USD)
+            spending.told("request", Spent(COST_USD, 1, 1))
         if text == SLOW and self._stopped.wait(SLOW_SECONDS):
             return Run("so far", interrupted=True)
         key = {"project_key": "fast", "session_id": self.session_id}
         asyncio.run(self.store.append(key, [{"uuid": str(uuid.uuid4()), "text": text}]))
-        usage = {"input_tokens": 1, "output_tokens": 1}
-        final = ResultMessage("success", 0, 0, False, 1, self.session_id, result=answer_to(str(text)), usage=usage)
+        final = ResultMessage("success", 0, 0, False, 1, self.session_id, result=answer_to(str(text)))
         waiting = DeferredToolUse(id="call", name="Glob", input={"pattern": "*"}) if text == ASKS else None
         return Run(answer_to(str(text)), final, waiting=waiting)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from functions.agent.metering import Spent
 from functions.agent.spending import Spending
 from functions.common import budget
 from functions.common.budget import ALL, RESERVED, Ledger, periods, sums
@@ -22,7 +23,7 @@ from functions.common.snapshots import RunCost, Snapshots, costs_prefix
 from functions.turn import hydrate, report_failure
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
-from tests.conftest import Bucket, Faults, Person, until
+from tests.conftest import Faults, Person, until
 from tests.workflow.fast_agent import ASKS, COST_USD, fast_agent
 
 SPENDS_THEN_FAILS = "!bash true\n!error 400 1"
@@ -230,7 +231,7 @@ def test_what_a_run_spends_after_it_was_counted_is_counted_later(stack: Embedded
     snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
     spending = Spending(snapshots, f"session-{chat}", "t", "m")
     for cost in (0.01, 0.05, 0.05):
-        spending.told(cost)
+        spending.told("request", Spent(cost))
         spending.keep()
         ledger(stack).settle(key, "t")
 
@@ -309,24 +310,3 @@ def test_a_sum_that_dynamodb_refuses_fails_no_step(stack: EmbeddedStack, chat: i
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Ledger, "of", lambda _: Ledger("t", Refusing(), None))  # type: ignore[arg-type]
         assert budget.settle(settings, f"{chat}:0", "t") == 0.0
-
-
-def event(kind: str, usage: dict[str, int]) -> dict[str, Any]:
-    if kind == "message_start":
-        return {"type": kind, "message": {"id": "m", "model": "claude-opus-5-5", "usage": usage}}
-    return {"type": kind, "delta": {"stop_reason": "end_turn"}, "usage": usage}
-
-
-def test_a_run_is_reckoned_by_its_tokens_until_the_cli_tells(bucket: Bucket) -> None:
-    """Opus: 4 dollars a million tokens read, 20 written."""
-    spending = Spending(Snapshots(bucket.name, bucket.s3), "s", "t", "m")
-    spending.hear(event("message_start", {"input_tokens": 1000, "output_tokens": 1}))
-    assert spending.cost_usd == pytest.approx(0.00402)
-    spending.hear(event("message_delta", {"output_tokens": 100}))
-    assert spending.cost_usd == pytest.approx(0.006)
-    spending.hear(event("message_start", {"input_tokens": 2000, "output_tokens": 1}))
-    assert spending.cost_usd == pytest.approx(0.01402)
-
-    spending.told(0.5)
-
-    assert spending.cost_usd == 0.5
