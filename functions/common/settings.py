@@ -272,7 +272,7 @@ class AgentSettings(BucketSettings, ModelSettings):
         alias="MODEL_SECRET_ID",
         description="Secret with another account's keys or an API key for the model; without it, the function's role",
     )
-    base_url: str | None = Field(None, alias="MODEL_BASE_URL", description="Model endpoint; only off AWS")
+    base_url: str | None = Field(None, alias="MODEL_BASE_URL", description="Root of a gateway in front of the model")
     max_turns: int = Field(50, alias="MAX_MODEL_TURNS", ge=1, description="Model calls at most in one turn")
     max_budget_usd: float = Field(5.0, alias="MAX_BUDGET_USD", gt=0, description="US dollars at most in one turn")
     model_busy_seconds: float = Field(

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 from stepgram.embedded.stack import EmbeddedStack
-from tests.bench import cold, console, sessions, turn, webhook
+from tests.bench import cold, console, endpoint, sessions, turn, webhook
 from tests.bench.figures import show
 
-NAMES = ("imports", "answers", "turn", "agent", "open", "process", "cold", "signs", "console", "sessions")
+NAMES = ("imports", "answers", "turn", "agent", "open", "endpoint", "process", "cold", "signs", "console", "sessions")
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
         "turn": ("Turn: orchestration", turn.orchestration),
         "agent": ("Agent: overhead around the model", turn.agent),
         "open": ("Agent: open conversation", turn.open_conversation),
+        "endpoint": ("Agent: the model's endpoint", endpoint.overhead),
         "process": ("Agent: cold process", turn.cold),
         "signs": ("Chat: signs of life and Stop", turn.signs),
         "console": (f"Console: {console.EXECUTIONS:,} executions", console.lists),
