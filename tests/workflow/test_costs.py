@@ -128,7 +128,7 @@ def test_a_turn_has_something_reserved_while_it_works_and_nothing_while_it_waits
     held: list[dict[str, float]] = []
 
     def around(spec: Any, event: dict[str, Any], run: Any) -> Any:
-        if event.get("state") == "RunAgent":
+        if spec.logical_id == "AgentFunction":
             held.append(reserved(stack))
         return run(spec, event)
 
@@ -156,7 +156,7 @@ def test_turns_wait_for_what_others_leave_of_a_budget(stack: EmbeddedStack, pers
     at_once: list[int] = []
 
     def around(spec: Any, event: dict[str, Any], run: Any) -> Any:
-        if event.get("state") == "RunAgent":
+        if spec.logical_id == "AgentFunction":
             at_once.append(len(reserved(stack)))
         return run(spec, event)
 
@@ -178,7 +178,8 @@ def test_turns_wait_for_what_others_leave_of_a_budget(stack: EmbeddedStack, pers
 def test_a_turn_that_was_killed_leaves_nothing_reserved(stack: EmbeddedStack, person: Person, chat: int) -> None:
     turn = person.say(chat, "!slow 60")
     person.wait_for_state(turn, "RunAgent")
-    until(lambda: turn in reserved(stack))
+    session = session_of(stack, chat)
+    until(lambda: turn in reserved(stack) and bool(records(stack, session, turn)))
 
     person.step_functions.stop_execution(executionArn=person.arn(turn), error="StoppedByOperator")
 
