@@ -39,6 +39,9 @@ from stepgram.embedded.template import FunctionSpec
 INIT_SECONDS = 10.0
 """A function's start does not count against its timeout so long (Lambda guide, execution environment lifecycle)."""
 
+IDLE_TENANTS = 3
+"""Containers of tenants that are kept for their next messages; of more, the one that was idle longest ends."""
+
 LOOK_SECONDS = 0.1
 """How often the memory of containers that work is looked at."""
 
@@ -133,10 +136,14 @@ class Containers:
     def _give_back(self, container: Container) -> None:
         with self._lock:
             self._busy.discard(container)
+            idle = self._idle[container.spec.name]
             if container.alive and not self._stopped.is_set():
-                self._idle[container.spec.name].append(container)
-                return
-        container.stop()
+                idle.append(container)
+            ended = [] if container in idle else [container]
+            while container.spec.tenants and len(idle) > IDLE_TENANTS:
+                ended.append(idle.pop(0))
+        for one in ended:
+            one.stop()
 
     def _free_user(self) -> int:
         """A user that no process on this machine has."""

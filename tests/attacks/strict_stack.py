@@ -33,9 +33,19 @@ class StrictStack:
         """Write a message: the `status`, `error` and `cause` of its turn, and the `text` the bot wrote last."""
         return self._request({"do": "ask", "chat": chat, "text": text})
 
-    def agents(self) -> list[dict[str, Any]]:
-        """The agent's idle containers: `id`, `user`, `tmp`, what is `left` in it, and the `commands` that run."""
-        found: list[dict[str, Any]] = self._request({"do": "agents"})["agents"]
+    def say(self, chat: int, text: str) -> str:
+        """Write a message and go on; returns its turn's name."""
+        name: str = self._request({"do": "say", "chat": chat, "text": text})["name"]
+        return name
+
+    def wait(self, chat: int, name: str) -> dict[str, Any]:
+        """Wait for a turn; returns what `ask` does."""
+        return self._request({"do": "wait", "chat": chat, "name": name})
+
+    def agents(self, chat: int) -> list[dict[str, Any]]:
+        """The agent's containers of a chat that wait: `id`, `user`, `tmp`, what is `left` in it, and the `commands` of
+        its processes."""
+        found: list[dict[str, Any]] = self._request({"do": "agents", "chat": chat})["agents"]
         return found
 
     def set(self, **spec: Any) -> None:
@@ -90,9 +100,11 @@ def main() -> None:
 
 
 def _answer(stack: EmbeddedStack, person: Person, request: dict[str, Any]) -> dict[str, Any]:
-    if request["do"] == "ask":
-        turn = person.ask(request["chat"], request["text"])
-        texts = person.texts(request["chat"])
+    if request["do"] == "say":
+        return {"name": person.say(request["chat"], request["text"])}
+    if request["do"] in ("ask", "wait"):
+        name = request.get("name") or person.say(request["chat"], request["text"])
+        turn, texts = person.wait(name), person.texts(request["chat"])
         return {"status": turn.status, "error": turn.error, "cause": turn.cause, "text": texts[-1], "texts": texts}
     if request["do"] == "set":
         spec = stack.functions._specs[AGENT]
@@ -101,7 +113,7 @@ def _answer(stack: EmbeddedStack, person: Person, request: dict[str, Any]) -> di
         stack.functions.cool_down()
         return {}
     containers = stack.functions.strict._idle[AGENT]  # type: ignore[union-attr]
-    return {"agents": [_seen(container) for container in containers]}
+    return {"agents": [_seen(c) for c in containers if c.tenant == f"{request['chat']}:0"]}
 
 
 def _seen(container: Container) -> dict[str, Any]:

@@ -58,14 +58,14 @@ ATTACKS = {
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_what_is_put_into_tmp_is_gone_and_the_container_goes_on(stack: StrictStack, chat: int, attack: str) -> None:
     first = stack.ask(chat, f"!bash {attack} && echo done in $(ls -A /tmp | wc -l)")
-    (before,) = stack.agents()
+    (before,) = stack.agents(chat)
 
     second = stack.ask(chat, "hello")
 
     assert (first["status"], second["status"]) == ("SUCCEEDED", "SUCCEEDED"), (first, second)
     assert "done in" in "\n".join(first["texts"])
     assert before["left"] == []
-    assert [one["id"] for one in stack.agents()] == [before["id"]]
+    assert [one["id"] for one in stack.agents(chat)] == [before["id"]]
 
 
 IN_OUR_PLACE = {
@@ -81,7 +81,7 @@ def test_whatever_is_where_our_folder_was_the_turn_ends_and_the_next_one_works(
     stack: StrictStack, chat: int, attack: str
 ) -> None:
     first = stack.ask(chat, f"!bash rm -rf /tmp/stepgram; {attack}; echo done")
-    left = [one["left"] for one in stack.agents()]
+    left = [one["left"] for one in stack.agents(chat)]
 
     second = stack.ask(chat, "hello")
 
@@ -102,7 +102,7 @@ def test_a_deep_path_in_the_workspace_is_named_and_the_bot_goes_on(stack: Strict
 
 def test_no_daemon_outlives_its_conversation(stack: StrictStack, chat: int) -> None:
     turn = stack.ask(chat, f"!bash {DAEMON}; echo daemons=$(pgrep -c sleep)")
-    commands = [command for one in stack.agents() for command in one["commands"]]
+    commands = [command for one in stack.agents(chat) for command in one["commands"]]
 
     assert turn["status"] == "SUCCEEDED", turn
     assert "daemons=2" in turn["text"]
@@ -120,7 +120,7 @@ KILLS = {
 def test_a_function_that_ends_leaves_no_process_and_no_folder(stack: StrictStack, chat: int, attack: str) -> None:
     stack.set(timeout=20)
     stack.ask(chat, "hello")
-    (before,) = stack.agents()
+    (before,) = stack.agents(chat)
 
     turn = stack.ask(chat, f"!bash touch /tmp/left; {DAEMON}; {attack}")
     after = stack.ask(chat, "!bash ls -A /tmp; pgrep -c sleep; true")
@@ -128,9 +128,9 @@ def test_a_function_that_ends_leaves_no_process_and_no_folder(stack: StrictStack
     assert turn["status"] == "FAILED"
     assert turn["error"] in ("Runtime.ExitError", "Sandbox.Timedout"), turn
     assert after["status"] == "SUCCEEDED", after
-    assert before["id"] not in [one["id"] for one in stack.agents()]
+    assert before["id"] not in [one["id"] for one in stack.agents(chat)]
     assert not os.path.exists(before["tmp"])
-    assert before["user"] in [one["user"] for one in stack.agents()] or of_user(before["user"]) == []
+    assert before["user"] in [one["user"] for one in stack.agents(chat)] or of_user(before["user"]) == []
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_full_disk_ends_a_turn_and_not_the_next_one(small_disk: Path, tmp_path
         full = stack.ask(
             chat, "!bash echo kept > file; cat /dev/zero > /tmp/large; cat /dev/zero > rest; df /tmp | tail -1"
         )
-        left = [one["left"] for one in stack.agents()]
+        left = [one["left"] for one in stack.agents(chat)]
         after = stack.ask(chat, "!bash df /tmp | tail -1; cat file")
 
     assert full["status"] == "SUCCEEDED" or full["error"] == "AgentCrashed", full
