@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 from pathlib import Path
@@ -159,3 +160,24 @@ def alarms() -> list[str]:
     """The names of the template's alarms."""
     resources = _template()["Resources"].items()
     return [name for name, resource in resources if resource["Type"] == "AWS::CloudWatch::Alarm"]
+
+
+def attacks() -> str:
+    """What `tests/attacks/` tries, by kind: what stops it, and each attack as its test names it."""
+    kinds = []
+    for path in sorted((ROOT / "tests" / "attacks").glob("test_*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        kind = (ast.get_docstring(module) or "").partition("\n")[0].rstrip(".")
+        stops = next(
+            ast.literal_eval(node.value)
+            for node in module.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "STOPPED_BY"
+        )
+        tests = [n.name for n in module.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
+        kinds.append((kind, stops, path.name, tests))
+    count = sum(len(tests) for *_, tests in kinds)
+    lines = [f"{len(kinds)} kinds, {count} attacks, many of them in several forms; all refused."]
+    for kind, stops, name, tests in kinds:
+        lines += ["", f"### {kind}", "", f"**What stops it.** {stops} (`tests/attacks/{name}`)", ""]
+        lines += [f"- {test.removeprefix('test_').replace('_', ' ')}" for test in tests]
+    return "\n".join(lines)

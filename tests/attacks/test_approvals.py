@@ -31,6 +31,11 @@ from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Person, until
 from tests.workflow.test_approval import press, question, verdict
 
+STOPPED_BY = (
+    "One decision, whose effects follow from the one that holds; a command hook that nothing unasked can change; "
+    "what hides is shown; each call of a message is asked about or refused."
+)
+
 ALLOW, ALWAYS, DENY = 0, 1, 2
 ASKING = Approval(ask=("Bash", "outside"))
 

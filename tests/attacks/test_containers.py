@@ -20,6 +20,11 @@ from stepgram.embedded.containers import of_user
 from stepgram.embedded.packages import shared_cache
 from tests.attacks.strict_stack import StrictStack, strict_stack
 
+STOPPED_BY = (
+    "When a conversation is closed all of `/tmp` goes, by descriptors, without recursion, following no link; every "
+    "process is ended; what cannot be cleaned ends the container."
+)
+
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="seen from outside by root on Linux alone"),
     pytest.mark.timeout(600),

@@ -35,6 +35,11 @@ from tests.conftest import Person, until
 from tests.unit.test_normalise import GROUP, USER, message
 from tests.workflow.fast_agent import fast_agent
 
+STOPPED_BY = (
+    "Everything is bounded or mended where it enters; what carries the secret and is no update is answered 200 and "
+    "counted."
+)
+
 Call = Callable[[str, dict[str, Any]], Answer]
 
 SECRET, ENDPOINT = "the-webhook-secret", "http://fuzz.invalid"

@@ -40,6 +40,11 @@ from stepgram.stack import Stack
 from tests.conftest import Faults, Person, until
 from tests.workflow.fast_agent import ASKS, answer_to, fast_agent
 
+STOPPED_BY = (
+    "Each reader believes documents within bounds: keys under the session's own prefix, versions that go on from "
+    "what was given, sizes and depth bounded before anything is parsed."
+)
+
 SECRET = "what-another-chat-said"
 REFUSED = ("ResultRefused", "SnapshotMissing")
 BOMB = gzip.compress(bytes(TREE_BYTES + 1))

@@ -34,6 +34,11 @@ from tests.conftest import Faults, Person, until
 from tests.e2e.test_command_line import Local, free_port
 from tests.workflow.test_files import PNG
 
+STOPPED_BY = (
+    "One guard for all servers: their own `Host`, their own or no `Origin`, no leave for others to read; requests "
+    "to AWS are signed with keys made anew at each start; files are attachments in a sandbox."
+)
+
 REBOUND = "rebound.example"
 """A name of the attacker's that means 127.0.0.1 by now."""
 

@@ -15,6 +15,11 @@ import pytest
 from functions.agent.closed import PR_SET_DUMPABLE
 from tests.attacks.hostile import Play, play
 
+STOPPED_BY = (
+    "The agent has none: its CLI speaks to an endpoint of the function's own on loopback, which signs and passes "
+    "on. The function's first environment is wiped, and its memory closed to what it starts."
+)
+
 SEARCH = Path(__file__).with_name("search.py")
 SESSION_TOKEN = "FQoGZXIvYXdzEBYaD"
 """How the tokens begin that STS gives here: the credentials for the session's objects have one."""
