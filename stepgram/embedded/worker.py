@@ -15,24 +15,28 @@ import socket
 import sys
 import tempfile
 import threading
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import claude_agent_sdk  # noqa: F401 - the agent's module itself is imported by each worker: it looks at its process
 import pathspec  # noqa: F401
 
 import functions.common.aws
-import functions.common.workspace  # noqa: F401
+import functions.common.workspace
 from functions.agent.processes import adopt
 from stepgram.embedded.answers import Context, call_handler
 
 AGENT = "functions.agent.handler"
 MESSAGE_BYTES = 1024 * 1024
+SERVICES: tuple[Literal["s3", "kms", "lambda"], ...] = ("s3", "kms", "lambda")
+"""Whose clients the agent's function has."""
 
 
 def main() -> None:
     """Fork a worker for each environment that is sent, until the stack closes the socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
     adopt()
+    for service in SERVICES:  # what they read of botocore's models is kept
+        functions.common.aws._session().client(service, region_name="us-east-1")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     assert threading.active_count() == 1, "only a process without threads may be forked"
     while True:

@@ -1,8 +1,8 @@
 """Processes for the image function on the embedded stack's fast mode: each for one tenant, as Lambda's containers are.
 
 A worker takes one invocation at a time and is kept warm for its tenant's next one; nobody else ever gets it. It is
-forked from a process that has the packages imported already (the *zygote*), since a conversation's first message would
-otherwise wait for a second of imports, and every conversation has a first message.
+forked from a process that has the packages imported already (the *zygote*), and one without a tenant is kept ready: a
+conversation's first message would otherwise wait for a second of imports, and every conversation has a first message.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._stopped = False
         self._zygote: Zygote | None = None
+        self._spare: Worker | None = None
+        """One that is ready and has no tenant yet."""
 
     def run(
         self, spec: FunctionSpec, event: dict[str, Any], environment: dict[str, str], tenant: str | None, request: str
@@ -52,7 +54,8 @@ class WorkerPool:
             if worker is not None:
                 self._idle.remove(worker)
             else:
-                worker = self._start(environment, tenant)
+                worker = self._new(environment)
+                worker.tenant = tenant
             self._busy.add(worker)
         answer = worker.run(spec, event, request)
         with self._lock:
@@ -62,26 +65,41 @@ class WorkerPool:
             ended = [] if worker in self._idle else [worker]
             while len(self._idle) > IDLE_WORKERS:
                 ended.append(self._idle.pop(0))
+            if self._spare is None and not self._stopped:
+                self._spare = self._start(environment)
         self._end(ended)
         return answer
 
     def warm(self, environment: dict[str, str]) -> None:
-        """Have the packages imported ahead of the first invocation."""
+        """Have a process ready ahead of the first invocation."""
         with self._lock:
-            self._zygote = self._zygote or Zygote(environment, self._home)
+            self._spare = self._spare or self._start(environment)
 
-    def _start(self, environment: dict[str, str], tenant: str | None) -> Worker:
+    def _new(self, environment: dict[str, str]) -> Worker:
+        """A process that has served nobody: the one that is ready, or another."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.alive and spare.environment == environment:
+            return spare
+        if spare is not None:
+            spare.stop()
+        return self._start(environment)
+
+    def _start(self, environment: dict[str, str]) -> Worker:
         """A new process with the first folder that no other has: the path of a workspace should be a few, not many."""
-        taken = {worker.number for worker in (*self._idle, *self._busy)}
+        taken = {worker.number for worker in self._all()}
         number = next(n for n in itertools.count() if n not in taken)
         if self._zygote is None or not self._zygote.alive:
             self._zygote = Zygote(environment, self._home)
-        return Worker(number, environment, tenant, self._home, self._zygote)
+        return Worker(number, environment, self._home, self._zygote)
+
+    def _all(self) -> list[Worker]:
+        return [*self._idle, *self._busy, *([self._spare] if self._spare else [])]
 
     def cool_down(self) -> None:
         """End the processes that wait for an invocation, and the one they come from."""
         with self._lock:
-            idle, self._idle = self._idle, []
+            idle = [worker for worker in self._all() if worker not in self._busy]
+            self._idle, self._spare = [], None
         self._end(idle)
         with self._lock:
             zygote, self._zygote = self._zygote, None
@@ -104,7 +122,7 @@ class WorkerPool:
             if not workers or self._zygote is None:
                 return
             try:
-                end_below(self._zygote.process, keep=[w.process for w in (*self._idle, *self._busy)])
+                end_below(self._zygote.process, keep=[w.process for w in self._all()])
             except StillRunning as error:
                 logger.warning("a worker's processes still run", cause=str(error))
 
@@ -158,10 +176,9 @@ class Worker:
     It has a temporary folder of its own, as each of Lambda's execution environments has its own `/tmp`.
     """
 
-    def __init__(
-        self, number: int, environment: dict[str, str], tenant: str | None, home: Path, zygote: Zygote
-    ) -> None:
-        self.number, self.environment, self.tenant = number, environment, tenant
+    def __init__(self, number: int, environment: dict[str, str], home: Path, zygote: Zygote) -> None:
+        self.number, self.environment = number, environment
+        self.tenant: str | None = None
         self._tmp = home / "containers" / str(number)
         remove(self._tmp)
         private(self._tmp)
