@@ -170,7 +170,7 @@ def opens(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opens]:
             monkeypatch.setattr(upstream, "secret", lambda name: json.dumps(secret))
             monkeypatch.setattr(aws, "credentials", lambda: ROLE.get_frozen_credentials())
             names = {f"ANTHROPIC_DEFAULT_{name}_MODEL": name.lower() for name in ("OPUS", "SONNET", "HAIKU")}
-            given = {"SESSION_BUCKET": "b", "PROGRESS_FUNCTION": "p", "AWS_REGION": "eu-west-1", "MODEL_ID": MODEL}
+            given = {"SESSION_BUCKET": "b", "CALLBACK_FUNCTION": "p", "AWS_REGION": "eu-west-1", "MODEL_ID": MODEL}
             secret_id = {"MODEL_SECRET_ID": "arn"} if secret else {}
             where = {"MODEL_BASE_URL": model.url} | more
             settings = AgentSettings.model_validate(
