@@ -55,8 +55,12 @@ def error_tree() -> str:
 def error_sections() -> str:
     """A section for each error a turn can end with: what it means and what to do."""
     own = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
-    leaves = [(e.__name__, inspect.getdoc(e) or "", e.remedy) for e in own if not e.__subclasses__()]  # type: ignore[attr-defined]
-    parts = [f"### {name}\n\n{meaning} **Do:** {remedy}" for name, meaning, remedy in leaves]
+    raised = [
+        (e.__name__, inspect.getdoc(e) or "", e.remedy)  # type: ignore[attr-defined]
+        for e in own
+        if "remedy" in vars(e) and e is not errors.StepgramError
+    ]
+    parts = [f"### {name}\n\n{meaning} **Do:** {remedy}" for name, meaning, remedy in raised]
     return "\n\n".join([*parts, *(f"### {name}\n\n**Do:** {remedy}" for name, remedy in errors.PLATFORM.items())])
 
 

@@ -193,10 +193,7 @@ class SnapshotMissing(StepgramError):
 
 
 class ResultRefused(SnapshotMissing):
-    """What the agent handed in or left in its folder is not what it must be; the message names it.
-
-    Who reads a session counts it as lost; a result or a version of the turn itself is not made visible.
-    """
+    """The agent handed in or left something that is not what it must be. Of a session it counts as lost."""
 
     remedy = (
         "Nothing of it was made visible. Rerun it; when it happens again, the agent of this conversation works against "
