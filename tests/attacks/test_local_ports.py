@@ -524,6 +524,8 @@ def test_the_key_is_made_anew_at_each_start_and_kept_from_other_users(
         one._process.wait()
         another = running()
         second = json.loads((home / "stack.json").read_text())
+        another.say(6, "hello")
+        until(lambda: another.texts(6) != [])
     finally:
         os.umask(old)
 
