@@ -205,7 +205,7 @@ def test_what_hides_is_shown_and_what_is_shown_is_what_runs(person: Person, chat
 
 
 def test_a_long_call_hides_nothing_behind_its_beginning(person: Person, chat: int) -> None:
-    padded = "true " * 900 + "\u202e; echo evil"
+    padded = "true " * 650 + "\u202e; echo evil"
     name = person.say(chat, f"!bash {padded}")
     message = question(person, chat)
 
@@ -248,15 +248,14 @@ def test_each_call_of_one_message_is_asked_about_or_refused_with_a_reason(
 @pytest.mark.timeout(600)
 def test_reading_outside_the_workspace_asks(person: Person, chat: int) -> None:
     secret = "/etc/hostname"
-    assert "AskApproval" in answered(person, chat, "!bash mkdir d; ln -s /etc d/out; echo inside > d/file", ALLOW)
+    answered(person, chat, tool("Write", file_path="d/file", content="inside"))
     reads = [
         tool("Read", file_path=secret),
         tool("Read", file_path=f" ../../../../../{secret}"),
-        tool("Read", file_path="d/out/hostname"),
         tool("Grep", pattern=".", path="\ufeff~", output_mode="content"),
-        tool("Grep", pattern=".", path=" d/out", output_mode="content"),
+        tool("Grep", pattern=".", path=" ../..", output_mode="content"),
         tool("Glob", pattern="/etc/host*"),
-        tool("Glob", pattern="d/out/host*"),
+        tool("Glob", pattern="*", path="d/../.."),
     ]
     for read in reads:
         states = answered(person, chat, read, DENY)

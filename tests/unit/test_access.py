@@ -172,7 +172,7 @@ def test_a_key_that_sts_never_gave_out_or_forgot_opens_nothing(stack: EmbeddedSt
 def test_a_function_may_do_what_its_policy_says_and_no_more(stack: EmbeddedStack) -> None:
     outputs = stack.deployment.outputs
     key = {"pk": {"S": "policy:0"}, "sk": {"S": "session"}}
-    steps = signed_by(stack, "dynamodb", "stepgram-TurnFunction")
+    steps = signed_by(stack, "dynamodb", "stepgram-CallbackFunction")
 
     steps.get_item(TableName=outputs["SessionTable"], Key=key)
 

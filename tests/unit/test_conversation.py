@@ -26,6 +26,7 @@ from claude_agent_sdk import (
 from functions.agent.conversation import DEBUG_BYTES, Conversation, _clean, _fresh_folders
 from functions.agent.metering import Spent
 from functions.agent.spending import Spending
+from functions.agent.store import SnapshotStore
 from functions.common.errors import (
     AgentCrashed,
     AgentTimedOut,
@@ -75,6 +76,7 @@ def conversation(client: Client) -> Conversation:
     made._client = client  # type: ignore[assignment]
     made._stop = asyncio.Event()
     made._stderr, made._endpoint = ["last words"], Serving()  # type: ignore[assignment]
+    made.store = SnapshotStore(None, "s")  # type: ignore[arg-type]
     made.busy_seconds, made._debug = 60.0, Path(os.devnull)
     return made
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import stat
 import subprocess
@@ -43,10 +42,11 @@ def precious(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """What is to be cleared."""
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """What is to be cleared; gone in the end, since pytest's own way is a recursion."""
     (tmp_path / "container").mkdir()
-    return tmp_path / "container"
+    yield tmp_path / "container"
+    remove(tmp_path / "container")
 
 
 def dig(folder: Path, levels: int) -> None:
@@ -105,16 +105,20 @@ def test_whatever_a_folder_holds_it_is_empty_afterwards(folder: Path, precious: 
 
 def test_any_depth_takes_a_handful_of_descriptors_and_no_recursion(folder: Path) -> None:
     dig(folder, DEEP)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (os.open(folder, os.O_RDONLY) + 5, limits[1]))
-    depth = sys.getrecursionlimit()
-    sys.setrecursionlimit(200)
-    try:
-        clear(folder)
-    finally:
-        sys.setrecursionlimit(depth)
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    script = """
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))
+        sys.setrecursionlimit(200)
+        clear(Path(folder))
+    """
+    start = (
+        "import os, sys; from pathlib import Path; from functions.common.folders import clear; folder = sys.argv[1]\n"
+    )
+    command = [sys.executable, "-c", start + textwrap.dedent(script), str(folder)]
 
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
     assert os.listdir(folder) == []
 
 

@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from stepgram.embedded.client import client
+from stepgram.embedded.iam import role_name
 from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import until
 
@@ -26,8 +27,10 @@ def sfn(stack: EmbeddedStack) -> Any:
 
 
 @pytest.fixture
-def create(sfn: Any) -> Create:
-    """Create a state machine of its own; returns its ARN."""
+def create(stack: EmbeddedStack, sfn: Any) -> Create:
+    """Create a state machine of its own, which may do anything; returns its ARN."""
+    anything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    stack.access.policies.setdefault(role_name(ROLE), [anything])
 
     def make(states: dict[str, Any], kind: str = "STANDARD", **top: Any) -> str:
         definition = json.dumps({"StartAt": next(iter(states)), "States": states, **top})
