@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stepgram.embedded.containers import Container, below, of_user
+from stepgram.embedded.containers import Container, Containers, below, of_user
 from stepgram.embedded.packages import Packages
 from stepgram.embedded.stack import EmbeddedStack
-from tests.conftest import ROOT, Person
+from tests.conftest import ROOT, Person, until
 
 AGENT = "stepgram-AgentFunction"
 
@@ -112,8 +112,10 @@ def _answer(stack: EmbeddedStack, person: Person, request: dict[str, Any]) -> di
         stack.functions._specs[AGENT] = replace(spec, timeout=request.get("timeout", spec.timeout), environment=changed)
         stack.functions.cool_down()
         return {}
-    containers = stack.functions.strict._idle[AGENT]  # type: ignore[union-attr]
-    return {"agents": [_seen(c) for c in containers if c.tenant == f"{request['chat']}:0"]}
+    strict, tenant = stack.functions.strict, f"{request['chat']}:0"
+    assert isinstance(strict, Containers)
+    until(lambda: not any(container.tenant == tenant for container in list(strict._busy)))  # it closes after its answer
+    return {"agents": [_seen(container) for container in strict._idle[AGENT] if container.tenant == tenant]}
 
 
 def _seen(container: Container) -> dict[str, Any]:

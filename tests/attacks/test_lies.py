@@ -573,20 +573,18 @@ def test_a_summary_is_that_of_the_run_or_refused(world: World, data: st.DataObje
 
 
 class Tampered:
-    """Puts something false into the bucket after a state's work, once."""
+    """Puts something false into the bucket when a run hands in what it made, once."""
 
-    def __init__(self, faults: Faults, stack: EmbeddedStack, state: str, put: Callable[[dict[str, Any]], None]) -> None:
-        self._real, self._state, self._put = faults.around, state, put
+    def __init__(self, faults: Faults, stack: EmbeddedStack, put: Callable[[dict[str, Any]], None]) -> None:
+        self._real, self._put = faults.around, put
         self.left = 1
         stack.functions.around = self.around
 
     def around(self, spec: FunctionSpec, event: dict[str, Any], run: Invoker) -> Answer:
-        answer = self._real(spec, event, run)
-        said = json.loads(answer.payload)
-        if event.get("state") == self._state and "manifest" in said and self.left:
+        if event.get("what") == "end" and event.get("summary") and self.left:
             self.left -= 1
-            self._put(said)
-        return answer
+            self._put(event["summary"])
+        return self._real(spec, event, run)
 
 
 @pytest.fixture
@@ -604,7 +602,7 @@ def test_a_turn_whose_result_is_a_lie_ends_with_its_notice_and_a_rerun_answers(
     person.ask(chat, "first")
     before = world.table.pointer(f"{chat}:0")
     theirs = world.other.objects[world.other.key(lying)]
-    Tampered(faults, stack, "RunAgent", lambda run: world.snapshots.put(run[lying], theirs))
+    Tampered(faults, stack, lambda run: world.snapshots.put(run[lying], theirs))
 
     failed = person.ask(chat, "second")
     after = world.table.pointer(f"{chat}:0")
@@ -625,7 +623,7 @@ def test_a_call_that_waits_in_a_lie_is_not_asked_about(
     world: World, stack: EmbeddedStack, faults: Faults, chat: int
 ) -> None:
     theirs = world.other.objects[world.other.key("result")]
-    Tampered(faults, stack, "RunAgent", lambda run: world.snapshots.put(run["result"], theirs))
+    Tampered(faults, stack, lambda run: world.snapshots.put(run["result"], theirs))
 
     failed = world.person.ask(chat, ASKS)
 
