@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from functions.common.beliefs import DOCUMENT_BYTES
 from functions.common.budget import ALL, Ledger, periods, sums
@@ -567,6 +568,39 @@ def test_a_summary_is_that_of_the_run_or_refused(world: World, data: st.DataObje
     assert 0 <= found.cost_usd <= 5 + 25
     assert all(math.isfinite(getattr(found, name)) for name in ("cost_usd", "session_cost_usd", "seconds"))
     assert len(found.model_dump_json()) < 10_000
+
+
+LYING = {
+    "result": ["sessions/x/turns/c1-t0-u1/result.json", "sessions/<own>/turns/c1-t0-u1/result-1.json"],
+    "manifest": ["sessions/x/manifests/2-r.json", "sessions/<own>/manifests/3-r.json", "sessions/<own>/turns/2-r.json"],
+    "part": [1],
+    "cost_usd": [-0.01, 30.01, math.nan, math.inf],
+    "session_cost_usd": [-1, 10**7, math.nan],
+    "model": ["another", "a b", ""],
+    "preview": ["x" * 201],
+    "seconds": [math.inf],
+    "model_turns": [-1],
+    "status": ["approval", "continue", "failed"],
+    "waiting": ["Bash"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in LYING.items() for value in values])
+def test_each_lie_of_a_summary_is_refused(name: str, value: Any) -> None:
+    own = "00000000-0000-4000-8000-000000000001"
+    truth = {
+        "status": "done", "result": f"sessions/{own}/turns/c1-t0-u1/result.json",
+        "manifest": f"sessions/{own}/manifests/2-r.json", "preview": "x", "characters": 1, "cost_usd": 5.5,
+        "session_cost_usd": 9, "input_tokens": 1, "output_tokens": 1, "model_turns": 1, "model": "m", "seconds": 1,
+        "stopped": value == "continue",
+    }  # fmt: skip
+    run = {"session_id": own, "turn_id": "c1-t0-u1", "part": 0, "version": 1, "budget_usd": 5, "models": {"m"}}
+    expected = Expected.model_validate(run)
+    told = value.replace("<own>", own) if isinstance(value, str) else value
+    RunSummary.model_validate(truth).checked(expected)
+
+    with pytest.raises((ValidationError, ResultRefused), match=name):
+        RunSummary.model_validate({**truth, name: told}).checked(expected)
 
 
 # ---------------------------------------------------------------------- in the workflow
