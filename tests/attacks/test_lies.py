@@ -53,7 +53,7 @@ BOMB = gzip.compress(bytes(TREE_BYTES + 1))
 _numbers = itertools.count(1)
 
 lies = settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     database=None,
     phases=[Phase.generate],  # a lie needs no shrinking, which takes minutes
@@ -319,13 +319,8 @@ def told(world: World) -> Callable[..., Liar]:
 @given(data=st.data())
 def test_persist_makes_nothing_visible_that_cannot_be(told: Callable[..., Liar], data: st.DataObject) -> None:
     liar = told(data, "manifest")
-    truth = liar.world.truth.moved(liar.kept.pointer.session_id, liar.kept.turn)
-    base = Pointer(session_id=truth.pointer.session_id, version=1, manifest=truth.key("parent"), turns=1)
-    assert liar.world.table.move(liar.key, "back", liar.pointer, base)
-    liar.own()
-    session = {"session_id": base.session_id, "version": 1, "manifest": base.manifest}
 
-    found = liar.step("Persist", execution_arn="arn", fence=7, session=session, manifest=liar.kept.pointer.manifest)
+    base, found = persisted(liar)
 
     if "errorType" in found:
         assert found["errorType"] in REFUSED, found
@@ -333,6 +328,36 @@ def test_persist_makes_nothing_visible_that_cannot_be(told: Callable[..., Liar],
     else:
         sound(liar, liar.world.snapshots.manifest(str(liar.pointer.manifest)))
         assert 0 <= liar.pointer.cost_usd <= 1_000_000
+    liar.checked()
+
+
+def persisted(liar: Liar) -> tuple[Pointer, dict[str, Any]]:
+    """What Persist says of the liar's newest version, and the version before, where the conversation is."""
+    truth = liar.world.truth.moved(liar.kept.pointer.session_id, liar.kept.turn)
+    base = Pointer(session_id=truth.pointer.session_id, version=1, manifest=truth.key("parent"), turns=1)
+    assert liar.world.table.move(liar.key, "back", liar.pointer, base)
+    liar.own()
+    session = {"session_id": base.session_id, "version": 1, "manifest": base.manifest}
+    manifest = liar.kept.pointer.manifest
+    return base, liar.step("Persist", execution_arn="arn", fence=7, session=session, manifest=manifest)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("version", 1), ("version", 3), ("parent", None), ("parent", "sessions/<own>/manifests/1-r.json"),
+     ("turn_id", "c1-t0-u9"), (None, None)],
+)  # fmt: skip
+def test_persist_takes_only_what_goes_on_from_the_version_it_was_given(world: World, name: str, value: Any) -> None:
+    liar = world.liar()
+    told = value.replace("<own>", liar.kept.pointer.session_id) if isinstance(value, str) else value
+    liar.kept.say("manifest", {**liar.kept.document("manifest"), **({name: told} if name else {})})
+    liar.tell()
+
+    base, found = persisted(liar)
+
+    assert (found.get("errorType"), found.get("status")) == (("ResultRefused", None) if name else (None, "committed"))
+    assert f"{name} " in found.get("errorMessage", "None ")
+    assert liar.pointer.manifest == (base.manifest if name else liar.kept.pointer.manifest)
     liar.checked()
 
 
