@@ -23,6 +23,7 @@ from stepgram.commands.sessions import session, sessions
 from stepgram.commands.shared import Failed
 from stepgram.commands.turns import executions, logs, rerun, show, stop, watch
 from stepgram.commands.webhook import webhook
+from stepgram.embedded.state import StateError
 from stepgram.rerun import RerunError
 from stepgram.stack import StackError, dotenv
 
@@ -34,7 +35,7 @@ class Group(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (StackError, RerunError, SnapshotMissing, TelegramError, ValueError) as error:
+        except (StackError, StateError, RerunError, SnapshotMissing, TelegramError, ValueError) as error:
             raise Failed(str(error)) from error
         except (ClientError, BotoCoreError) as error:
             raise Failed(f"AWS: {error}") from error

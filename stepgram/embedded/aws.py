@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -20,9 +21,10 @@ from moto.stepfunctions.parser.api import ExecutionStatus
 
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client, trust
-from stepgram.embedded.conflicts import Conflict, Conflicts
+from stepgram.embedded.conflicts import TRANSACTION, WRITES, Conflict, Conflicts, items
 from stepgram.embedded.functions import EVENT_LIMIT, FunctionHost, InvokeError
 from stepgram.embedded.iam import INVOKE, Access, Denied, Wanted, allows
+from stepgram.embedded.state import Change, Closed, Items, Objects, Row, StateError, Store
 from stepgram.embedded.step_functions import ApiError, StepFunctions
 from stepgram.embedded.template import FunctionSpec, Route, Rule
 from stepgram.embedded.transcribe import PREFIX, Transcribe, TranscribeError
@@ -38,18 +40,25 @@ BACKGROUND = "in the background:"
 """What the names of threads begin with that carry out asynchronous invocations."""
 
 DYNAMODB = "DynamoDB_"
+UNKEPT = ("BatchWriteItem", "ExecuteStatement", "ExecuteTransaction", "BatchExecuteStatement")
+"""DynamoDB's writes that nothing here uses: they are refused, since nobody would keep what they change."""
+
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 class AwsEndpoint:
-    """One port that answers for AWS. `functions`, `routes` and `rules` come with the deployment."""
+    """One port that answers for AWS. `functions`, `routes` and `rules` come with the deployment, and with them `items`
+    and `objects`, which keep what a request changed before it is answered."""
 
-    def __init__(self, step_functions: StepFunctions, access: Access, port: int = 0) -> None:
+    def __init__(self, step_functions: StepFunctions, access: Access, store: Store, port: int = 0) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._writing = threading.Lock()
         """moto checks a condition and writes in two steps; DynamoDB and S3 do it in one."""
         self._conflicts = Conflicts()
         self._step_functions = step_functions
+        self._store = store
+        self.items: Items | None = None
+        self.objects: Objects | None = None
         self.access = access
         self._actions = step_functions.actions()
         self.functions: FunctionHost | None = None
@@ -62,7 +71,13 @@ class AwsEndpoint:
         os.environ["MOTO_PORT"] = str(self.server.port)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """The WSGI entry."""
+        """The WSGI entry. What cannot be kept was not done."""
+        try:
+            return self._answer(environ, start_response)
+        except StateError as error:
+            return _json(start_response, 500, {"__type": "InternalServerError", "message": str(error)}, "text/plain")
+
+    def _answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         for route in self.routes:
             if (method, path) == (route.method, route.path):
@@ -89,23 +104,46 @@ class AwsEndpoint:
             return _json(start_response, 400, document, "application/x-amz-json-1.0")
         if target.startswith(DYNAMODB):
             return self._dynamodb(target.partition(".")[2], raw, environ, start_response)
-        if method in ("PUT", "DELETE") or "list-type" in environ["QUERY_STRING"]:
+        if method in ("PUT", "DELETE") or (method == "POST" and path != "/"):
+            return self._write_object(environ, start_response)
+        if "list-type" in environ["QUERY_STRING"]:
             with self._writing:
                 return list(self._moto(environ, start_response))
-        if method == "POST" and path == "/":
+        if method == "POST":
             answer = b"".join(self._moto(environ, start_response))
             self.access.role_taken(raw, answer)
             return [answer]
-        if restricted and not self.access.may_list(environ, path.strip("/").partition("/")[0]):
-            return self._object(environ, start_response)
-        return list(self._moto(environ, start_response))
+        with self._writing:
+            if restricted and not self.access.may_list(environ, path.strip("/").partition("/")[0]):
+                return self._object(environ, start_response)
+            return list(self._moto(environ, start_response))
 
     def _dynamodb(self, operation: str, raw: bytes, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if operation in UNKEPT:
+            document = {"__type": "com.amazon.coral.service#UnknownOperationException", "message": operation}
+            return _json(start_response, 400, document, "application/x-amz-json-1.0")
         try:
             with self._conflicts.under_way(operation, raw), self._writing:
-                return list(self._moto(environ, start_response))
+                answered: list[Any] = []
+                answer = list(self._moto(environ, lambda *head: answered.append(head)))
+                done = answered[-1][0].startswith("200")
+                if done and self.items is not None and operation in (*WRITES, TRANSACTION):
+                    self.items.keep(list(items(json.loads(raw))))
+                start_response(*answered[-1])
+                return answer
         except Conflict as conflict:
             return _json(start_response, 400, conflict.document, "application/x-amz-json-1.0")
+
+    def _write_object(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """A request that may change objects: the one its path names, or several that its body does."""
+        bucket, _, key = environ["PATH_INFO"].encode("latin-1").decode().lstrip("/").partition("/")
+        with self._writing:
+            answered: list[Any] = []
+            answer = list(self._moto(environ, lambda *head: answered.append(head)))
+            if self.objects is not None:
+                self.objects.keep(bucket, key)
+            start_response(*answered[-1])
+            return answer
 
     def _object(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """An object for who may not list: S3 does not tell that it is not there."""
@@ -147,7 +185,7 @@ class AwsEndpoint:
         try:
             if environ.get("HTTP_X_AMZ_INVOCATION_TYPE") == "Event":
                 spec = self.functions.admit(reference, body, tenant, EVENT_LIMIT)
-                self._in_background(spec, body, tenant)
+                self._accept(spec, body, tenant)
                 start_response("202 Accepted", [("Content-Type", "application/json")])
                 return [b""]
             answer = self.functions.invoke(reference, body, tenant)
@@ -208,11 +246,24 @@ class AwsEndpoint:
                 spec = self.functions.admit(rule.function, b"", None, EVENT_LIMIT)
                 self._invoke_asynchronously(spec, json.dumps(event).encode())
 
-    def _in_background(self, spec: FunctionSpec, event: bytes, tenant: str | None = None) -> None:
-        """Carry an asynchronous invocation out, after the caller has its answer."""
-        work = threading.Thread(target=self._invoke_asynchronously, args=(spec, event, tenant), daemon=True)
-        work.name = f"{BACKGROUND} {spec.name}"
-        work.start()
+    def _accept(self, spec: FunctionSpec, event: bytes, tenant: str | None = None) -> None:
+        """Begin an asynchronous invocation, which is kept until it ends: what was accepted is delivered at least once."""
+        row = Row(uuid.uuid4().hex, 0, [spec.name, event.decode(), tenant])
+        self._store.keep(Change("invocation", *row))
+        self.carry_out(row)
+
+    def carry_out(self, invocation: Row) -> None:
+        """Invoke asynchronously, in the background, and then forget it. Raises InvokeError when it can never be."""
+        assert self.functions is not None
+        name, event, tenant = invocation.value
+        spec = self.functions.admit(name, b"", tenant, EVENT_LIMIT)
+
+        def work() -> None:
+            with suppress(Closed):
+                self._invoke_asynchronously(spec, event.encode(), tenant)
+                self._store.keep(Change("invocation", invocation.owner, invocation.number, None))
+
+        threading.Thread(target=work, daemon=True, name=f"{BACKGROUND} {name}").start()
 
     def _invoke_asynchronously(self, spec: FunctionSpec, event: bytes, tenant: str | None = None) -> None:
         """As Lambda does for EventBridge and for asynchronous callers, here without the minutes in between.
@@ -258,7 +309,7 @@ class AwsEndpoint:
             record["responseContext"] = {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"}
             record["responsePayload"] = json.loads(answer.payload)
         destination = self.functions.admit(spec.on_failure, b"", None, EVENT_LIMIT)
-        self._in_background(destination, json.dumps(record).encode())
+        self._accept(destination, json.dumps(record).encode())
 
 
 def matches(pattern: dict[str, Any], event: dict[str, Any]) -> bool:

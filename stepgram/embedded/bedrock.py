@@ -21,6 +21,7 @@ from typing import Any
 from flask import Flask, Response, request
 
 from stepgram.embedded import demo_model
+from stepgram.embedded.state import Change, Keep, nothing_is_kept
 
 ERROR_TYPES = {
     400: "ValidationException",
@@ -130,8 +131,9 @@ class Bedrock:
     A request is named by its CLI process, where that counts once (`demo_model`).
     """
 
-    def __init__(self, failures: dict[str, list[str]] | None = None) -> None:
+    def __init__(self, failures: dict[str, list[str]] | None = None, keep: Keep = nothing_is_kept) -> None:
         self.failures = failures if failures is not None else {}
+        self._keep = keep
         self.requests: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
@@ -165,11 +167,13 @@ class Bedrock:
             return answer
         name = record["process"] if answer.by_process else uuid.uuid4().hex
         with self._lock:
-            failed = self.failures.setdefault(f"{record['session']} {demo_model.step(messages)}", [])
+            asked = f"{record['session']} {demo_model.step(messages)}"
+            failed = self.failures.setdefault(asked, [])
             if name not in failed and len(failed) >= answer.times:
                 return replace(answer.then, whole=None)
             if name not in failed:
                 failed.append(name)
+                self._keep(Change("model", asked, 0, failed))
         return answer.then if answer.status is None else refused(answer.status, answer.retry_after)
 
     def _invoke(self, model: str) -> Any:

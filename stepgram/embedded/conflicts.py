@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 WRITES = ("PutItem", "UpdateItem", "DeleteItem")
+TRANSACTION = "TransactWriteItems"
 Item = tuple[str, str]
 
 
@@ -38,34 +39,34 @@ class Conflicts:
     @contextmanager
     def under_way(self, operation: str, body: bytes) -> Iterator[None]:
         """Carry out one request. Raises Conflict when it meets one that is under way."""
-        if operation not in (*WRITES, "TransactWriteItems", "TransactGetItems"):
+        if operation not in (*WRITES, TRANSACTION, "TransactGetItems"):
             yield
             return
-        items = list(_items(json.loads(body)))
+        touched = [(table, json.dumps(key, sort_keys=True)) for table, key in items(json.loads(body))]
         mine = self._writes if operation in WRITES else self._transactions
         with self._looking:
             met = [
                 self._transactions[item] > 0 or (operation == "TransactGetItems" and self._writes[item] > 0)
-                for item in items
+                for item in touched
             ]
             if any(met):
                 raise Conflict(_refusal(operation, met))
-            mine.update(items)
+            mine.update(touched)
         try:
             yield
         finally:
             with self._looking:
-                mine.subtract(items)
+                mine.subtract(touched)
 
 
-def _items(document: dict[str, Any]) -> Iterator[Item]:
+def items(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The table and key of each item of a request; a whole item holds its key."""
     given = [one for entry in document["TransactItems"] for one in entry.values()] if "TransactItems" in document else [
         document
     ]  # fmt: skip
     for one in given:
         key = one.get("Key") or {name: one["Item"][name] for name in ("pk", "sk") if name in one["Item"]}
-        yield one["TableName"], json.dumps(key, sort_keys=True)
+        yield one["TableName"], key
 
 
 def _refusal(operation: str, met: list[bool]) -> dict[str, Any]:

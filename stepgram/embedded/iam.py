@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -31,7 +30,7 @@ from botocore.credentials import Credentials
 from moto.kms.models import kms_backends
 
 from stepgram.embedded.client import ACCOUNT, OPERATOR, REGION, derived
-from stepgram.embedded.state import read_json, write_json
+from stepgram.embedded.state import Change, Store
 
 Statement = Mapping[str, Any]
 SIGNED = re.compile(
@@ -100,15 +99,15 @@ class Denied(Exception):
 
 
 class Access:
-    """Who may do what. Keys of taken roles, and the stack's KMS key, are kept in a file between runs."""
+    """Who may do what. Keys of taken roles, and the stack's KMS key, are kept between runs."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        kept = read_json(path) or {}
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self.operator = secrets.token_urlsafe(30)
         """The operator's secret key."""
-        self._taken: dict[str, dict[str, Any]] = kept.get("taken", {})
-        self._key: dict[str, str] | None = kept.get("key")
+        self._taken: dict[str, dict[str, Any]] = {row.owner: row.value for row in store.rows("taken")}
+        over = [key for key, role in self._taken.items() if role["expires"] < time.time()]
+        store.keep(*(Change("taken", key, 0, None) for key in over))
         self.refused: list[tuple[str, str, str]] = []
         """Whose request was refused for want of a permission, the action and the resource; in order."""
         self.policies: dict[str, list[Statement]] = {}
@@ -121,21 +120,16 @@ class Access:
         self.trusts: dict[str, list[str]] = {}
         """Who may take each role, by the ARNs of theirs."""
 
-    def save(self) -> None:
-        """Write what the next run needs."""
-        now = time.time()
-        taken = {key: role for key, role in self._taken.items() if role["expires"] > now}
-        write_json(self._path, {"taken": taken, "key": self._key})
-
     def kms_key(self) -> str:
         """The stack's KMS key, the same in every run; returns its ARN."""
         backend = kms_backends[ACCOUNT][REGION]
         key = backend.create_key(None, "ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT", "sessions", None)
-        if self._key is None:
-            self._key = {"id": key.id, "material": key.key_material.hex()}
+        kept = next((row.value for row in self._store.rows("kms")), None)
+        if kept is None:
+            self._store.keep(Change("kms", "sessions", 0, {"id": key.id, "material": key.key_material.hex()}))
         else:
             del backend.keys[key.id]
-            key.id, key.key_material = self._key["id"], bytes.fromhex(self._key["material"])
+            key.id, key.key_material = kept["id"], bytes.fromhex(kept["material"])
             key.arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{key.id}"
             backend.keys[key.id] = key
         return str(key.arn)
@@ -149,7 +143,9 @@ class Access:
             expires = time.time() + int(asked.get("DurationSeconds", 3600))
             key, secret, token = (part.decode() for part in found.groups())
             given = {"role": asked["RoleArn"], "policy": policy, "expires": expires}
-            self._taken[key] = {**given, "secret": secret, "token": token}
+            role = {**given, "secret": secret, "token": token}
+            self._store.keep(Change("taken", key, 0, role))
+            self._taken[key] = role
 
     def authenticate(self, environ: Mapping[str, Any], body: bytes) -> None:
         """Raise Denied unless the request is signed with the secret of a key that is known."""

@@ -7,7 +7,6 @@ machine stops. Source: getUpdates, https://core.telegram.org/bots/api#getupdates
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -16,7 +15,7 @@ from functions.common.errors import TelegramError
 from functions.common.observability import logger
 from functions.common.telegram import BotApi
 from functions.webhook.update import KINDS
-from stepgram.embedded.state import read_json, write_json
+from stepgram.embedded.state import Change, Store
 
 POLL_SECONDS = 15
 """Telegram holds the call open for so long; below the Bot API client's read timeout."""
@@ -30,13 +29,13 @@ class WebhookInTheWay(Exception):
 
 
 class Poller:
-    """Fetches updates in a thread. `offset` is kept in a file: the first update not yet confirmed."""
+    """Fetches updates in a thread. The offset is kept: the first update not yet confirmed."""
 
-    def __init__(self, bot: BotApi, webhook_url: str, secret: str, offset: Path) -> None:
+    def __init__(self, bot: BotApi, webhook_url: str, secret: str, store: Store) -> None:
         self._bot = bot
         self._webhook_url = webhook_url
         self._secret = secret
-        self._offset = offset
+        self._store = store
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="polling")
 
@@ -52,7 +51,7 @@ class Poller:
         self._stopped.set()
 
     def _run(self) -> None:
-        offset = int(read_json(self._offset) or 0)
+        offset = next((int(row.value) for row in self._store.rows("offset")), 0)
         while not self._stopped.is_set():
             try:
                 updates = self._bot.call(
@@ -66,7 +65,7 @@ class Poller:
                 if not self._deliver(update):
                     return
                 offset = int(update["update_id"]) + 1
-                write_json(self._offset, offset)
+                self._store.keep(Change("offset", "", 0, offset))
 
     def _deliver(self, update: dict[str, Any]) -> bool:
         """Post until the webhook takes it; False when the stack stops first."""

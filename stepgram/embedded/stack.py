@@ -1,7 +1,7 @@
 """The embedded stack: the same template on one machine, behind an AWS endpoint on loopback.
 
 aws       moto, Lambda, the HTTP API           telegram  the Bot API stand-in and the chat page
-bedrock   the demo model                       home      what is kept between runs
+bedrock   the demo model                       store     what is kept between runs
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import logging
 import os
 import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from moto.dynamodb.models import dynamodb_backends
 from moto.moto_api._internal.models import moto_api_backend
+from moto.s3.models import s3_backends
 
 from functions.common.models import known
 from functions.common.observability import logger
@@ -23,13 +26,14 @@ from stepgram.embedded.aws import AwsEndpoint
 from stepgram.embedded.bedrock import Bedrock
 from stepgram.embedded.client import ACCOUNT, REGION, Addresses, Ports, client
 from stepgram.embedded.containers import Containers
-from stepgram.embedded.functions import FunctionHost
+from stepgram.embedded.functions import FunctionHost, InvokeError
 from stepgram.embedded.iam import Access
 from stepgram.embedded.packages import Packages
 from stepgram.embedded.polling import Poller
-from stepgram.embedded.state import BucketFolder, Saver, TableFile, private, read_json, write_json
+from stepgram.embedded.state import Change, Closed, Items, Objects, Store, private
 from stepgram.embedded.step_functions import StepFunctions
 from stepgram.embedded.telegram import Telegram, new_token
+from stepgram.embedded.telegram.updates import kept
 from stepgram.embedded.template import TEMPLATE, Clients, Deployment, deploy
 from stepgram.server import Server
 
@@ -81,21 +85,21 @@ class EmbeddedStack:
         self._environment = environment if environment is not None else dict(os.environ)
         self._bot_token = bot_token
         self._poller: Poller | None = None
-        self._fingerprints: dict[str, tuple[str, int]] = {}
         private(home)
 
     def __enter__(self) -> Self:
-        """Start everything and go on with what was running."""
+        """Start everything and go on with what was running. Raises StateError when what is kept cannot be read."""
         warnings.filterwarnings("ignore", module="moto.*")
         logging.getLogger("moto").setLevel(logging.CRITICAL)
         redirect_logs(self._home / "functions.log")
+        self.store = Store(self._home)
         self.step_functions = StepFunctions(ACCOUNT, REGION)
-        self.access = Access(self._home / "access.json")
-        self.aws = AwsEndpoint(self.step_functions, self.access, self._ports.aws)
+        self.access = Access(self.store)
+        self.aws = AwsEndpoint(self.step_functions, self.access, self.store, self._ports.aws)
         endpoint = self.aws.server.url
-        self.telegram = Telegram(new_token(), self._home / "files", read_json(self._home / "telegram.json"))
+        self.telegram = Telegram(new_token(), self._home / "files", kept(self.store), self.store.keep)
         self._telegram_server = Server(self.telegram.app(), self._ports.telegram)
-        self.bedrock = Bedrock(read_json(self._home / "model.json"))
+        self.bedrock = Bedrock({row.owner: row.value for row in self.store.rows("model")}, self.store.keep)
         self._bedrock_server = Server(self.bedrock.app())
         self.deployment = self._deploy(endpoint)
         base = {
@@ -108,13 +112,8 @@ class EmbeddedStack:
         self.functions.warm()
         self.aws.functions = self.functions
         self.aws.routes, self.aws.rules = self.deployment.routes, self.deployment.rules
-        outputs = self.deployment.outputs
-        self._table = TableFile(self._home / "table.json", client("dynamodb", endpoint), outputs["SessionTable"])
-        self._bucket = BucketFolder(self._home / "bucket", client("s3", endpoint), outputs["SessionBucket"])
         self._restore()
-        self._saver = Saver(self._save)
         self.step_functions.on_change = self._changed
-        self.telegram.on_change = self._saver.changed
         self._register_webhook(client("secretsmanager", endpoint))
         self._go_on()
         return self
@@ -124,7 +123,7 @@ class EmbeddedStack:
         if self._poller is not None:
             self._poller.stop()
         self.telegram.stop()
-        self._saver.stop()
+        self.store.close()
         self.functions.stop()
         for server in (self._telegram_server, self._bedrock_server, self.aws.server):
             server.stop()
@@ -182,20 +181,31 @@ class EmbeddedStack:
             self.telegram.state["webhook"] = {"url": outputs["WebhookUrl"], "secret_token": token}
             return
         bot = BotApi(outputs["TelegramApiUrl"], self._bot_token)
-        self._poller = Poller(bot, outputs["WebhookUrl"], token, self._home / "offset.json")
+        self._poller = Poller(bot, outputs["WebhookUrl"], token, self.store)
 
     def _restore(self) -> None:
-        self._table.load()
-        self._bucket.load()
-        documents = [read_json(path) for path in (self._home / "executions").glob("c*.json")]
-        for document in sorted(documents, key=lambda d: str(d["start_date"])):
-            execution = self.step_functions.restore(document)
-            self._fingerprints[execution.name] = _fingerprint(execution)
+        """Everything as it was kept; from here on each change is."""
+        outputs = self.deployment.outputs
+        items = Items(self.store, dynamodb_backends[ACCOUNT][REGION], outputs["SessionTable"])
+        objects = Objects(self.store, s3_backends[ACCOUNT]["aws"], outputs["SessionBucket"])
+        items.load()
+        objects.load()
+        self.step_functions.restore_all(self.store)
+        self.aws.items, self.aws.objects, self.step_functions.keep = items, objects, self.store.keep
 
     def _go_on(self) -> None:
+        endings = {row.owner for row in self.store.rows("ending")}
+        invocations = list(self.store.rows("invocation"))
         for execution in self.step_functions.executions():
             if execution.status == "RUNNING":
                 self.step_functions.go_on(execution)
+            elif execution.exec_arn in endings:
+                self._changed(execution)
+        for invocation in invocations:
+            try:
+                self.aws.carry_out(invocation)
+            except InvokeError as error:  # an earlier template had the function
+                logger.error("an accepted invocation rests", function=invocation.value[0], cause=str(error))
         if self._poller is None:
             self.telegram.resume()
         else:
@@ -204,29 +214,13 @@ class EmbeddedStack:
     def _changed(self, execution: Any) -> None:
         if execution.sm_type != "STANDARD":
             return
-        self._saver.changed()
-        deliver = threading.Thread(target=self.aws.deliver_status, args=(execution,), daemon=True)
-        deliver.name = f"event-{execution.name}"
-        deliver.start()
 
-    def _save(self) -> None:
-        for execution in self.step_functions.executions():
-            if execution.exec_worker is None or execution.exec_worker.env is None:
-                continue
-            fingerprint = _fingerprint(execution)
-            if self._fingerprints.get(execution.name) != fingerprint:
-                document = self.step_functions.dump(execution)
-                write_json(self._home / "executions" / f"{execution.name}.json", document)
-                self._fingerprints[execution.name] = fingerprint
-        self._table.save()
-        self._bucket.save()
-        self.access.save()
-        write_json(self._home / "telegram.json", self.telegram.state)
-        write_json(self._home / "model.json", self.bedrock.failures)
+        def deliver() -> None:
+            with suppress(Closed):
+                self.aws.deliver_status(execution)
+                self.store.keep(Change("ending", execution.exec_arn, 0, None))
 
-
-def _fingerprint(execution: Any) -> tuple[str, int]:
-    return execution.status, len(execution.exec_worker.env.event_manager._history_event_list)
+        threading.Thread(target=deliver, daemon=True, name=f"event-{execution.name}").start()
 
 
 def reset_moto() -> None:

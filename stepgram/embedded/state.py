@@ -1,8 +1,27 @@
-"""What the embedded stack keeps under `.stepgram/` between runs: table, bucket, chats, executions with histories.
+"""What the embedded stack keeps under `.stepgram/` between runs, so that a `kill -9` at any moment loses nothing.
 
-table.json            the DynamoDB items          telegram.json  chats and updates
-bucket/<key>          the S3 objects              model.json     the failures the demo model was asked for
-executions/<name>     one document each           files/         documents sent into chats
+state.db     everything below, in one SQLite database      files/       what was sent into chats, each file once
+stack.json   where `stepgram local` is                     lock         held while a stack uses the folder
+
+Every change is written **before its answer leaves**, in one transaction with all that changed by it:
+
+item                              DynamoDB's items
+object, body                      S3's objects
+execution, definition, event      executions, with each event of their histories
+ending, invocation                status events and asynchronous calls that are still to deliver
+chat, message, update, telegram   the chats, what is said in them, updates, the next update's id
+taken, kms, model, offset         keys of roles and KMS, the demo model's failures, where long polling is
+
+Why that is enough. (1) A transaction is whole or not there, also when the process dies in it (SQLite's write-ahead
+log; pages that were written are the kernel's, so a killed process needs no fsync: https://sqlite.org/wal.html,
+https://sqlite.org/pragma.html#pragma_synchronous). (2) Who was answered can build on what is kept: DynamoDB, S3 and the
+chats write under the lock that their readers take, an execution its event before it goes on, its end before anybody
+is told. So if B happened because of A, A is kept whenever B is: the database is a moment of the whole stack. (3) What
+was not answered is asked again by whoever asked: Telegram delivers an update until its 2xx, an execution that ran
+enters its last state again, and both are safe to repeat, as on AWS. (4) Ids are kept with what they were given to, or
+are random, so none is given out twice. What a disk refuses is written with the next change, or not answered.
+
+Messages of the bot are the one thing that cannot be asked twice (docs/reliability.md, "The one window").
 """
 
 from __future__ import annotations
@@ -10,41 +29,75 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 import stat
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from typing import Any, NamedTuple, Protocol
 
 from functions.common.folders import remove
 
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_s3 import S3Client
+FORMAT = 1
+"""Of the database; grows when an older Stepgram could not read it."""
 
-SAVE_SECONDS = 1.0
+EARLIER = ("table.json", "telegram.json", "bucket", "executions")
+"""What a folder has that was kept before there was a database."""
+
+
+class StateError(Exception):
+    """What is kept cannot be read; the message says which file, why, and what to do."""
+
+
+class Closed(StateError):
+    """The stack stops: what is not kept by now was never done."""
+
+
+class Change(NamedTuple):
+    """One row: what it is, whose, its number among them. `value` is a JSON document or bytes; None removes the row."""
+
+    kind: str
+    owner: str
+    number: int
+    value: Any
+
+
+class Row(NamedTuple):
+    """A kept row, without its kind."""
+
+    owner: str
+    number: int
+    value: Any
+
+
+class Keep(Protocol):
+    """Writes changes, all or none, before it returns."""
+
+    def __call__(self, *changes: Change) -> None:
+        """Raises StateError: then nobody may be told that it was done."""
+
+
+def nothing_is_kept(*changes: Change) -> None:
+    """For what is used without a store."""
 
 
 def read_json(path: Path) -> Any:
-    """The document in a file, or None when there is no file."""
+    """The document in a file, or None when there is no file. Raises StateError for anything else than JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise StateError(f"{path} is damaged ({error}); remove it and start again") from error
 
 
 def write_json(path: Path, document: Any) -> None:
     """Write a document so that a reader sees the old or the new one, never half of it."""
-    _replace(path, json.dumps(document, ensure_ascii=True).encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
     private(path.parent)
     draft = path.with_name(f".{path.name[:100]}.{os.getpid()}")
     draft.touch(0o600)
-    draft.write_bytes(content)
+    draft.write_text(json.dumps(document, ensure_ascii=True), encoding="utf-8")
     draft.replace(path)
 
 
@@ -60,92 +113,172 @@ def private(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-class TableFile:
-    """The table's items in one file."""
+class Store:
+    """The database. It belongs to one process; anybody may read it meanwhile and sees one moment of it."""
 
-    def __init__(self, path: Path, dynamodb: DynamoDBClient, table: str) -> None:
-        self._path = path
+    def __init__(self, home: Path) -> None:
+        """Open or make `state.db` in `home`. Raises StateError, and leaves as it is what it cannot read."""
+        self._path = home / "state.db"
+        self._writing = threading.Lock()
+        self._closed = False
+        self._owed: list[tuple[Any, ...]] = []
+        earlier = [name for name in EARLIER if (home / name).exists()]
+        if earlier and not self._path.exists():
+            raise self._error(f"{home} was kept by an earlier Stepgram ({', '.join(earlier)}), which wrote no moment")
+        try:
+            self._path.touch(0o600)
+            self._connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._open()
+        except sqlite3.DatabaseError as error:
+            raise self._error(f"{self._path} is damaged or in use ({error})") from error
+
+    def _open(self) -> None:
+        execute = self._connection.execute
+        written = execute("PRAGMA user_version").fetchone()[0]
+        tables = execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if tables and written != FORMAT:
+            raise self._error(f"{self._path} has format {written}, this Stepgram reads format {FORMAT}")
+        wrong = [line for (line,) in execute("PRAGMA quick_check(3)") if line != "ok"]
+        if wrong:
+            raise self._error(f"{self._path} is damaged ({'; '.join(wrong)})")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = NORMAL")
+        if not tables:
+            with self._connection:
+                execute("BEGIN IMMEDIATE")
+                execute(
+                    "CREATE TABLE kept (kind TEXT NOT NULL, owner TEXT NOT NULL, number INTEGER NOT NULL, "
+                    "value BLOB NOT NULL, PRIMARY KEY (kind, owner, number))"
+                )
+                execute(f"PRAGMA user_version = {FORMAT}")
+
+    @staticmethod
+    def _error(what: str) -> StateError:
+        return StateError(
+            f"{what}; nothing was changed. Move it away to keep it, or start anew with `stepgram ask --fresh`"
+        )
+
+    def keep(self, *changes: Change) -> None:
+        """Write changes, all or none. What a disk refused is written with the next ones, ahead of them.
+
+        Raises StateError, Closed: then nobody may be told that it was done.
+        """
+        rows = [
+            (one.kind, one.owner, one.number, one.value if one.value is None or isinstance(one.value, bytes) else
+             json.dumps(one.value, ensure_ascii=False, separators=(",", ":")))
+            for one in changes
+        ]  # fmt: skip
+        with self._writing:
+            if self._closed:
+                raise Closed("the stack stops")
+            self._owed += rows
+            try:
+                self._write(self._owed)
+            except sqlite3.Error as error:
+                raise StateError(f"{self._path} cannot be written ({error})") from error
+            self._owed = []
+
+    def _write(self, rows: list[tuple[Any, ...]]) -> None:
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        with self._connection:
+            for *row, value in rows:
+                if value is None:
+                    execute("DELETE FROM kept WHERE (kind, owner, number) = (?, ?, ?)", row)
+                else:
+                    execute(
+                        "INSERT INTO kept VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+                        (*row, value),
+                    )
+
+    def rows(self, kind: str) -> Iterator[Row]:
+        """All of a kind, by owner and number; documents are parsed."""
+        query = "SELECT owner, number, value FROM kept WHERE kind = ? ORDER BY owner, number"
+        try:
+            for owner, number, value in self._connection.execute(query, (kind,)):
+                yield Row(owner, number, value if isinstance(value, bytes) else json.loads(value))
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise self._error(f"{self._path} is damaged ({kind}: {error})") from error
+
+    def close(self) -> None:
+        """Nothing more is kept: for the next run, the stack ended here."""
+        with self._writing:
+            self._closed = True
+            self._connection.close()
+
+
+class Items:
+    """The table's items, kept at each request that may change them."""
+
+    def __init__(self, store: Store, dynamodb: Any, table: str) -> None:
+        """`dynamodb` is moto's backend."""
+        self._store = store
         self._dynamodb = dynamodb
         self._table = table
 
     def load(self) -> None:
         """Put the kept items into the table."""
-        for item in read_json(self._path) or []:
-            self._dynamodb.put_item(TableName=self._table, Item=item)
+        for row in self._store.rows("item"):
+            self._dynamodb.put_item(self._table, row.value)
 
-    def save(self) -> None:
-        """Write all items."""
-        pages = self._dynamodb.get_paginator("scan").paginate(TableName=self._table)
-        write_json(self._path, [item for page in pages for item in page["Items"]])
+    def keep(self, written: list[tuple[str, dict[str, Any]]]) -> None:
+        """Keep items as they are now, by table and key."""
+        changes = []
+        for table, key in written:
+            if table == self._table:
+                item = self._dynamodb.get_item(table, key)
+                value = None if item is None else item.to_json()["Attributes"]
+                changes.append(Change("item", json.dumps(key, sort_keys=True), 0, value))
+        if changes:
+            self._store.keep(*changes)
 
 
-class BucketFolder:
-    """The bucket's objects in a folder, one file each; only what changed is written."""
+class Objects:
+    """The bucket's objects, kept at each request that may change them."""
 
-    def __init__(self, folder: Path, s3: S3Client, bucket: str) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, s3: Any, bucket: str) -> None:
+        """`s3` is moto's backend."""
+        self._store = store
         self._s3 = s3
         self._bucket = bucket
-        self._known: dict[str, str] = {}
+        self._kept: dict[str, dict[str, Any]] = {}
 
     def load(self) -> None:
-        """Put the kept objects into the bucket."""
-        for path in sorted(self._folder.glob("*")) if self._folder.is_dir() else []:
-            if path.name.startswith("."):
+        """Put the kept objects into the bucket, as old as they are."""
+        heads = {row.owner: row.value for row in self._store.rows("object")}
+        for row in self._store.rows("body"):
+            head = heads[row.owner]
+            made = self._s3.put_object(self._bucket, row.owner, row.value)
+            made.last_modified = datetime.fromisoformat(head["modified"])
+            made._metadata.update(head["metadata"])
+        self._kept = heads
+
+    def keep(self, bucket: str, key: str) -> None:
+        """Keep an object as it is now; without a key, all that changed."""
+        if bucket != self._bucket:
+            return
+        now = self._s3.buckets[bucket].keys
+        changes: list[Change] = []
+        for name in [key] if key else {*self._kept, *now.keys()}:
+            found = now.get(name)
+            head = None if found is None else _head(found)
+            if head == self._kept.get(name):
                 continue
-            key = unquote(path.name)
-            tag = self._s3.put_object(Bucket=self._bucket, Key=key, Body=path.read_bytes())["ETag"]
-            self._known[key] = tag
-
-    def save(self) -> None:
-        """Write objects that are new or changed, remove those that are gone."""
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
-        present = {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", [])}
-        for key, tag in present.items():
-            if self._known.get(key) != tag:
-                try:
-                    body = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
-                except self._s3.exceptions.NoSuchKey:
-                    continue
-                _replace(self._folder / quote(key, safe=""), body)
-        for key in self._known.keys() - present.keys():
-            (self._folder / quote(key, safe="")).unlink(missing_ok=True)
-        self._known = present
+            changes.append(Change("object", name, 0, head))
+            if found is None or head is None:
+                del self._kept[name]
+                changes.append(Change("body", name, 0, None))
+                continue
+            if self._kept.get(name, {}).get("etag") != head["etag"]:
+                changes.append(Change("body", name, 0, found.value))
+            self._kept[name] = head
+        if changes:
+            self._store.keep(*changes)
 
 
-class Saver:
-    """Saves in the background while something changed, and once more when stopped.
-
-    About once a second; less often when there is so much to save that it would take more than a tenth of the time.
-    """
-
-    def __init__(self, save: Callable[[], None]) -> None:
-        self._save = save
-        self._changed = threading.Event()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="saver")
-        self._thread.start()
-
-    def changed(self) -> None:
-        """Something is worth saving."""
-        self._changed.set()
-
-    def stop(self) -> None:
-        """Save once more and end."""
-        self._stopped.set()
-        self._changed.set()
-        self._thread.join()
-        self._save()
-
-    def _run(self) -> None:
-        pause = SAVE_SECONDS
-        while not self._stopped.is_set():
-            self._changed.wait()
-            self._changed.clear()
-            if not self._stopped.wait(pause):
-                started = time.monotonic()
-                self._save()
-                pause = max(SAVE_SECONDS, 9 * (time.monotonic() - started))
+def _head(found: Any) -> dict[str, Any]:
+    modified = found.last_modified.isoformat()
+    return {"etag": found.etag, "modified": modified, "metadata": dict(found.metadata)}
 
 
 def forget(home: Path) -> None:

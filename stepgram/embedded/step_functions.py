@@ -8,7 +8,7 @@
 - `States.ALL` does not match States.Runtime and States.DataLimitExceeded.
 - A task token works once: the second answer gets TaskTimedOut. SendTaskFailure passes its cause on.
 - Each try of a state has a task token of its own, and is heard from its beginning.
-- Executions can be saved and restored; one that ran goes on from the state it was in.
+- Executions are kept event by event and restored; one that ran goes on from the state it was in, as a retry of it.
 - Each Task is signed for by its state machine's role (`iam.py`), and a refusal has the name it has on AWS.
 
 Sources: the AWS Step Functions API reference, and "Restarting state machine executions with redrive" in the developer
@@ -18,6 +18,7 @@ guide (https://docs.aws.amazon.com/step-functions/latest/dg/redrive-executions.h
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import threading
 import uuid
@@ -40,6 +41,7 @@ from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name
 from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import StatesErrorNameType
 from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import TimeoutSeconds
 from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
+from moto.stepfunctions.parser.asl.component.state.exec.execute_state import ExecutionState
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.credentials import StateCredentials
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
@@ -63,7 +65,7 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
 )
 from moto.stepfunctions.parser.asl.eval.callback.callback import CallbackEndpoint, HeartbeatEndpoint
 from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
-from moto.stepfunctions.parser.asl.eval.event.event_manager import EventHistoryContext
+from moto.stepfunctions.parser.asl.eval.event.event_manager import EventHistoryContext, EventManager
 from moto.stepfunctions.parser.asl.eval.program_state import (
     ProgramEnded,
     ProgramError,
@@ -78,10 +80,13 @@ from moto.stepfunctions.parser.backend.execution import (
     Execution,
     SyncExecution,
 )
+from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend, stepfunctions_parser_backends
 
+from functions.common.observability import logger
 from stepgram.embedded.client import secret_key
 from stepgram.embedded.iam import role_name
+from stepgram.embedded.state import Change, Keep, StateError, Store, nothing_is_kept
 
 _making = threading.Lock()
 
@@ -95,6 +100,17 @@ UNCATCHABLE = [
 """What `States.ALL` does not match (developer guide, "Handling errors in Step Functions workflows")."""
 
 ENDED = (ExecutionStatus.FAILED, ExecutionStatus.ABORTED, ExecutionStatus.TIMED_OUT)
+
+LAST_EVENTS = (
+    HistoryEventType.ExecutionSucceeded,
+    HistoryEventType.ExecutionFailed,
+    HistoryEventType.ExecutionAborted,
+    HistoryEventType.ExecutionTimedOut,
+)
+"""Kept together with the status they tell of."""
+
+AGAIN = "stepgram: entered again"
+"""Where an environment's heap has the name of the state that a restored execution enters again."""
 
 REFUSED = {
     StateTaskServiceLambda: "Lambda.AWSLambdaException",
@@ -122,7 +138,11 @@ class ApiError(Exception):
 
 
 class StepFunctions:
-    """The additions around one account's backend. `on_change` hears of every execution that starts or ends."""
+    """The additions around one account's backend.
+
+    `keep` is told of each event of an execution before the execution goes on, and of its end before anybody else is;
+    `on_change` hears of every execution that ends or is redriven.
+    """
 
     def __init__(self, account: str, region: str) -> None:
         default_user_config["stepfunctions"] = {"execute_state_machine": True}
@@ -132,6 +152,9 @@ class StepFunctions:
         self._starting = threading.Lock()
         self._ending = threading.Lock()
         self._used_tokens: set[str] = set()
+        self._recording = threading.RLock()
+        self._known_definitions: set[str] = set()
+        self.keep: Keep = nothing_is_kept
         self.on_change: Callable[[Any], None] = lambda execution: None
         _patch(self)
 
@@ -163,7 +186,7 @@ class StepFunctions:
         return self._starting
 
     def executions(self, machine_arn: str | None = None) -> list[Any]:
-        """All STANDARD executions, oldest first."""
+        """All STANDARD executions, oldest first. (Not for who acts on a status: it may not be kept yet.)"""
         found = [e for m in self._backend.state_machines for e in list(m.executions)]
         # One that is being made has no status yet.
         wanted = [e for e in found if e.sm_type == StateMachineType.STANDARD and e.exec_status is not None]
@@ -210,9 +233,11 @@ class StepFunctions:
         )
 
     def _describe(self, body: dict[str, Any]) -> Reply:
-        execution = self._execution(body["executionArn"])
+        with self._ending:
+            execution = self._execution(body["executionArn"])
+            described = execution.to_describe_output()
         answer = {
-            **execution.to_describe_output(),
+            **described,
             "redriveCount": redrive_count(execution),
             "redriveStatus": "REDRIVABLE" if _redrivable(execution) else "NOT_REDRIVABLE",
             "redriveDate": getattr(execution, "redrive_date", None),
@@ -259,8 +284,9 @@ class StepFunctions:
         goes on without it as one restored from its own history.
         """
         now = datetime.now(UTC)
-        document = self.dump(execution)
-        execution.left_behind = True
+        with self._recording:
+            execution.left_behind = True
+            document = self.dump(execution)
         execution.stop(now, error, cause)
         for machine in self._backend.state_machines:
             machine.executions[:] = [e for e in machine.executions if e is not execution]
@@ -274,10 +300,13 @@ class StepFunctions:
             "executionAbortedEventDetails": details,
         }
         ended = {"status": "ABORTED", "stop_date": now.isoformat(), "error": error, "cause": cause}
-        return self.restore({**document, **ended, "history": [*document["history"], event]})
+        aborted = self.restore({**document, **ended, "history": [*document["history"], event]})
+        aborted.kept_events = execution.kept_events
+        self._record(aborted, status=True)
+        return aborted
 
     def _redrive(self, body: dict[str, Any]) -> Reply:
-        with self._starting:
+        with self._starting, self._ending:
             execution = self._execution(body["executionArn"])
             if not _redrivable(execution):
                 raise ApiError(
@@ -295,30 +324,57 @@ class StepFunctions:
                 event_type=HistoryEventType.ExecutionRedriven,
                 event_details=EventDetails(executionRedrivenEventDetails={"redriveCount": count}),
             )
+            self._record(execution, status=True)
             _go_on(execution)
         self.on_change(execution)
         return 200, _plain({"redriveDate": execution.redrive_date})
 
+    def _record(self, execution: Any, status: bool = False) -> None:
+        """Keep the events that are new, or with the status all that is. Raises StateError."""
+        if isinstance(execution, SyncExecution) or execution.sm_type != StateMachineType.STANDARD:
+            return
+        with self._recording:
+            if getattr(execution, "left_behind", False):
+                return
+            history = execution.exec_worker.env.event_manager._history_event_list if execution.exec_worker else []
+            new = history[execution.kept_events :]
+            if not status and new[-1]["type"] in LAST_EVENTS:
+                return
+            arn = execution.exec_arn
+            changes = [Change("event", arn, event["id"], _plain(event)) for event in new]
+            if status:
+                changes += self._status(execution)
+            self.keep(*changes)
+            execution.kept_events += len(new)
+
+    def _status(self, execution: Any) -> list[Change]:
+        """All of an execution but its events. The definitions, which are long, are kept once each."""
+        arn, definition = execution.exec_arn, execution.state_machine.definition
+        digest = hashlib.sha256(definition.encode()).hexdigest()
+        changes = [Change("execution", arn, 0, {**_facts(execution), "definition": digest})]
+        if digest not in self._known_definitions:
+            self._known_definitions.add(digest)
+            changes.append(Change("definition", digest, 0, definition))
+        if execution.exec_status != ExecutionStatus.RUNNING:
+            changes.append(Change("ending", arn, 0, True))
+        return changes
+
+    def restore_all(self, store: Store) -> None:
+        """All executions that are kept, in the order they began. Raises StateError."""
+        definitions = {row.owner: row.value for row in store.rows("definition")}
+        histories: dict[str, list[Any]] = {}
+        for row in store.rows("event"):
+            histories.setdefault(row.owner, []).append(row.value)
+        documents = [row.value for row in store.rows("execution")]
+        for document in sorted(documents, key=lambda d: str(d["start_date"])):
+            definition, history = definitions[document["definition"]], histories.get(document["arn"], [])
+            self.restore({**document, "definition": definition, "history": history})
+        self._known_definitions = set(definitions)
+
     def dump(self, execution: Any) -> dict[str, Any]:
         """An execution as a JSON document, to be restored by another process."""
-        env = execution.exec_worker.env
-        return _plain(
-            {
-                "name": execution.name,
-                "arn": execution.exec_arn,
-                "machine": execution.state_machine.name,
-                "definition": execution.state_machine.definition,
-                "status": execution.status,
-                "input": execution.execution_input,
-                "output": execution.output,
-                "error": execution.error,
-                "cause": execution.cause,
-                "start_date": execution.start_date.isoformat(),
-                "stop_date": execution.stop_date.isoformat() if execution.stop_date else None,
-                "redrive_count": redrive_count(execution),
-                "history": env.event_manager.get_event_history() if env else [],
-            }
-        )
+        history = execution.exec_worker.env.event_manager.get_event_history()
+        return _plain({**_facts(execution), "definition": execution.state_machine.definition, "history": history})
 
     def restore(self, document: dict[str, Any]) -> Any:
         """The execution of a saved document; it goes on only when `go_on` is called for it."""
@@ -355,15 +411,35 @@ class StepFunctions:
             context["RedriveCount"] = document["redrive_count"]
         if execution.output is not None:
             env.states.reset(execution.output)
+        execution.kept_events = len(document["history"])
         machine.executions.append(execution)
         return execution
 
     def go_on(self, execution: Any) -> None:
         """Run a restored execution on from the state it was in, as AWS would have without us."""
         if execution.exec_worker.env.event_manager.get_event_history():
-            _go_on(execution)
+            _go_on(execution, again=True)
         else:
             execution.exec_worker.start()
+
+
+def _facts(execution: Any) -> dict[str, Any]:
+    """All of an execution but its definition and history."""
+    return _plain(
+        {
+            "name": execution.name,
+            "arn": execution.exec_arn,
+            "machine": execution.state_machine.name,
+            "status": execution.status,
+            "input": execution.execution_input,
+            "output": execution.output,
+            "error": execution.error,
+            "cause": execution.cause,
+            "start_date": execution.start_date.isoformat(),
+            "stop_date": execution.stop_date.isoformat() if execution.stop_date else None,
+            "redrive_count": redrive_count(execution),
+        }
+    )
 
 
 def redrive_count(execution: Any) -> int:
@@ -380,8 +456,8 @@ def _redrivable(execution: Any) -> bool:
     return bool(execution.stop_date and datetime.now(UTC) - execution.stop_date < REDRIVABLE)
 
 
-def _go_on(execution: Any) -> None:
-    """Evaluate the program again from the last state it entered, with that state's input."""
+def _go_on(execution: Any, again: bool = False) -> None:
+    """Evaluate the program again from the last state it entered, with that state's input; `again`: as a retry."""
     env = execution.exec_worker.env
     program = AmazonStateLanguageParser.parse(execution.state_machine.definition)[0]
     entered = [e["stateEnteredEventDetails"] for e in env.event_manager.get_event_history() if _is_entered(e)]
@@ -390,6 +466,7 @@ def _go_on(execution: Any) -> None:
     if entered:
         env.next_state_name = entered[-1]["name"]
         env.states.reset(json.loads(entered[-1]["input"]))
+        env.heap[AGAIN] = env.next_state_name if again else None
     else:
         env.next_state_name = program.start_at.start_at_name
         env.states.reset(execution.input_data)
@@ -512,10 +589,13 @@ def _patch(additions: StepFunctions) -> None:
             if getattr(self.execution, "left_behind", False):
                 return
             self._reflect_execution_status()
+            additions._record(self.execution, status=True)
         additions.on_change(self.execution)
 
     BaseExecutionWorkerCommunication.terminated = terminated
     _tokens_as_on_aws()
+    _patch_recording(additions)
+    _patch_retry_count()
     for service, name in REFUSED.items():
         _name_refusals(service, name)
     matches = getattr(ErrorEqualsDecl, "_stepgram_original", ErrorEqualsDecl._eval_body)
@@ -556,6 +636,52 @@ def _tokens_as_on_aws() -> None:
     StateTaskServiceCallback._eval_execution = eval_execution
     CallbackEndpoint.notify_heartbeat = notify_heartbeat
     CallbackEndpoint.setup_heartbeat_endpoint = setup_heartbeat_endpoint
+
+
+def _patch_recording(additions: StepFunctions) -> None:
+    """Keep an execution when it starts, before it does anything, and each of its events before the next."""
+    start = getattr(Execution, "_stepgram_start", Execution.start)
+    add_event = getattr(EventManager, "_stepgram_add_event", EventManager.add_event)
+    environment = getattr(ExecutionWorker, "_stepgram_environment", ExecutionWorker._get_evaluation_environment)
+    Execution._stepgram_start, EventManager._stepgram_add_event = start, add_event
+    ExecutionWorker._stepgram_environment = environment
+
+    def kept_start(self: Any) -> None:
+        self.exec_status = ExecutionStatus.RUNNING
+        self.kept_events = 0
+        additions._record(self, status=True)
+        start(self)
+
+    def environment_of_execution(self: Any) -> Any:
+        env = environment(self)
+        env.event_manager.execution = self._execution_communication.execution
+        return env
+
+    def kept_event(self: Any, *arguments: Any, **named: Any) -> int:
+        number: int = add_event(self, *arguments, **named)
+        try:
+            additions._record(self.execution)
+        except StateError as error:
+            logger.error("an execution rests until the next start", execution=self.execution.name, cause=str(error))
+            raise SystemExit from error  # ends this thread alone
+        return number
+
+    Execution.start = kept_start
+    ExecutionWorker._get_evaluation_environment = environment_of_execution
+    EventManager.add_event = kept_event
+
+
+def _patch_retry_count() -> None:
+    """A state that a restored execution enters again may have done its work: it is told so, as in a retry."""
+    evaluate = getattr(ExecutionState, "_stepgram_evaluate", ExecutionState._evaluate_with_timeout)
+    ExecutionState._stepgram_evaluate = evaluate
+
+    def evaluate_with_timeout(self: Any, env: Any) -> None:
+        if env.heap.pop(AGAIN, None) == self.name:
+            env.states.context_object.context_object_data["State"]["RetryCount"] = 1
+        evaluate(self, env)
+
+    ExecutionState._evaluate_with_timeout = evaluate_with_timeout
 
 
 def _name_refusals(service: Any, name: str) -> None:

@@ -177,7 +177,6 @@ def _files(folder: Path) -> list[Path]:
 
 def sessions(stack: EmbeddedStack, runs: int) -> list[Figure]:
     """A row of figures for each size."""
-    stack._saver.stop()  # it would save what is measured here
     wire = Wire(stack)
     found: list[Figure] = []
     with tempfile.TemporaryDirectory() as home:

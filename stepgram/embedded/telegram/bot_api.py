@@ -7,12 +7,13 @@ import mimetypes
 import re
 import secrets
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from flask import Response, request, send_file
 
-from stepgram.embedded.state import private
+from stepgram.embedded.state import Change, private
 from stepgram.embedded.telegram.checks import (
     DOWNLOAD_LIMIT,
     PHOTO_LIMIT,
@@ -62,10 +63,12 @@ class BotMethods(Updates):
             "secret_token": secret,
             "allowed_updates": parameters.get("allowed_updates", []),
         }
+        self._changed("webhook")
         return True
 
     def _delete_webhook(self, parameters: dict[str, Any]) -> Any:
         self.state["webhook"] = {"url": "", "secret_token": ""}
+        self._changed("webhook")
         return True
 
     def _set_my_commands(self, parameters: dict[str, Any]) -> Any:
@@ -80,6 +83,7 @@ class BotMethods(Updates):
                 raise BotApiError(400, "Bad Request: BOT_COMMAND_DESCRIPTION_INVALID")
         key = f"{parameters.get('scope', {}).get('type', 'default')} {parameters.get('language_code') or ''}".strip()
         self.state.setdefault("commands", {})[key] = commands
+        self._changed("commands")
         return True
 
     def _get_my_commands(self, parameters: dict[str, Any]) -> Any:
@@ -91,6 +95,7 @@ class BotMethods(Updates):
         if chat["type"] == "private":
             raise BotApiError(400, "Bad Request: method is available only for supergroups and channels")
         chat["left"] = True
+        self._changed_chat(chat)
         return True
 
     def _get_webhook_info(self, parameters: dict[str, Any]) -> Any:
@@ -106,8 +111,9 @@ class BotMethods(Updates):
                 "use deleteWebhook to delete the webhook first",
             )
         for record in self.state["updates"].values():
-            if record["update"]["update_id"] < int(parameters.get("offset") or 0):
-                record["status"] = record["status"] or 200
+            if record["update"]["update_id"] < int(parameters.get("offset") or 0) and record["status"] is None:
+                record["status"] = 200
+                self._changed_update(record)
         self._arrived.wait_for(self._pending, int(parameters.get("timeout") or 0))
         return self._pending()[: int(parameters.get("limit") or 100)]
 
@@ -153,7 +159,7 @@ class BotMethods(Updates):
             )
         message.clear()
         message.update(new, edit_date=int(time.time()))
-        self.on_change()
+        self._changed_chat(chat, message)
         return public(message)
 
     def _send_document(self, parameters: dict[str, Any]) -> Any:
@@ -203,7 +209,7 @@ class BotMethods(Updates):
 
     def _stored(self, kind: str, name: str, content: bytes, mime: str | None = None) -> dict[str, Any]:
         """Keep a file; returns the message's field for it."""
-        file_id = f"file{len(self.calls)}-{time.time_ns()}{Path(name).suffix[:10]}"
+        file_id = f"file{uuid.uuid4().hex}{Path(name).suffix[:10]}"
         private(self._files)
         (self._files / file_id).touch(0o600)
         (self._files / file_id).write_bytes(content)
@@ -293,7 +299,7 @@ class BotMethods(Updates):
         if not message["from"]["is_bot"] and chat["type"] != "private":
             raise BotApiError(400, "Bad Request: message can't be deleted")
         chat["messages"].remove(message)
-        self.on_change()
+        self._changes.append(Change("message", str(chat["id"]), wanted, None))
         return True
 
     def _set_message_reaction(self, parameters: dict[str, Any]) -> Any:
@@ -306,7 +312,7 @@ class BotMethods(Updates):
         if len(emoji) > 1 or not set(emoji) <= set(REACTIONS):
             raise BotApiError(400, "Bad Request: REACTION_INVALID")
         message["_reactions"] = emoji
-        self.on_change()
+        self._changed_chat(chat, message)
         return True
 
     def _create_forum_topic(self, parameters: dict[str, Any]) -> Any:
@@ -323,6 +329,7 @@ class BotMethods(Updates):
         opened = self._add(chat, {"from": BOT, "forum_topic_created": topic, "is_topic_message": True})
         opened["message_thread_id"] = opened["message_id"]
         chat["threads"].append(opened["message_id"])
+        self._changed_chat(chat, opened)
         return {"message_thread_id": opened["message_id"], **topic}
 
     def _sent_message(self, parameters: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
@@ -381,7 +388,7 @@ class BotMethods(Updates):
         if message["from"]["is_bot"]:
             chat.pop("draft", None)
             chat.pop("action", None)
-        self.on_change()
+        self._changed_chat(chat, complete)
         return complete
 
 

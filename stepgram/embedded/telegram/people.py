@@ -54,30 +54,31 @@ class People(BotMethods):
             "first_name": name,
             "language_code": language,
         }
-        with self._lock:
+        with self._moment():
             chat = self.state["chats"].setdefault(str(chat_id), _new_chat(chat_id, name))
             if thread_id and thread_id not in chat["threads"]:
                 chat["threads"].append(thread_id)
                 chat["is_forum"] = chat_id < 0
             topic = {"message_thread_id": thread_id, "is_topic_message": True} if thread_id else {}
             message = self._add(chat, {"from": user, **topic, **content})
-            update_id = self.queue({"message": public(message)}, chat_id)
+            update_id = self._queue({"message": public(message)}, chat_id)
         return {"update_id": update_id, "message_id": int(message["message_id"])}
 
     def press(self, chat_id: int, message_id: int, data: str, language: str = "en", user_id: int | None = None) -> int:
         """A person presses an inline button; returns the update_id."""
-        with self._lock:
+        with self._moment():
             chat = self.state["chats"][str(chat_id)]
             message = next(m for m in chat["messages"] if m["message_id"] == message_id)
             user = {"id": user_id or abs(chat_id), "is_bot": False, "first_name": "You", "language_code": language}
             query = {"id": f"query{self.state['next_update']}", "from": user, "chat_instance": str(chat_id)}
-            return self.queue({"callback_query": {**query, "data": data, "message": public(message)}}, chat_id)
+            return self._queue({"callback_query": {**query, "data": data, "message": public(message)}}, chat_id)
 
     def member(self, chat_id: int, old: str, new: str, user_id: int, forum: bool = False, **rights: bool) -> int:
         """A person adds the bot to a group or changes its rights there; returns the update_id."""
-        with self._lock:
+        with self._moment():
             chat = self.state["chats"].setdefault(str(chat_id), _new_chat(chat_id, "Group"))
             chat["is_forum"] = forum
+            self._changed_chat(chat)
             change = {
                 "chat": chat_of(chat),
                 "from": {"id": user_id, "is_bot": False, "first_name": "You", "language_code": "en"},
@@ -85,11 +86,11 @@ class People(BotMethods):
                 "old_chat_member": {"status": old, "user": BOT},
                 "new_chat_member": {"status": new, "user": BOT, **rights},
             }
-            return self.queue({"my_chat_member": change}, chat_id)
+            return self._queue({"my_chat_member": change}, chat_id)
 
     def press_stop(self, chat_id: int) -> int:
         """A person presses Stop under a draft, which goes; returns the update_id."""
-        with self._lock:
+        with self._moment():
             chat = self.state["chats"][str(chat_id)]
             draft = chat.get("draft")
             if draft is None or not draft["can_stop"] or draft["until"] < time.time():
@@ -97,7 +98,7 @@ class People(BotMethods):
             del chat["draft"]
             topic = {"message_thread_id": draft["thread"]} if draft["thread"] else {}
             stopped = {"chat": chat_of(chat), "draft_id": draft["draft_id"], **topic}
-            return self.queue({"stopped_message_generation": stopped}, chat_id)
+            return self._queue({"stopped_message_generation": stopped}, chat_id)
 
     def signs(self, chat_id: int) -> dict[str, Any]:
         """What fades: the draft and the action that a chat shows now."""

@@ -27,6 +27,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, request, send_from_directory
 from pydantic import ValidationError
 
+from stepgram.embedded.state import StateError
 from stepgram.embedded.telegram.bot_api import public
 from stepgram.embedded.telegram.checks import BotApiError, image_size
 from stepgram.embedded.telegram.people import People
@@ -79,8 +80,9 @@ class Telegram(People):
 
     def block(self, chat_id: int) -> None:
         """The person blocks the bot."""
-        with self._lock:
+        with self._moment():
             self.state["blocked"].append(chat_id)
+            self._changed("blocked")
 
     def _bot(self, token: str, method: str) -> Response:
         try:
@@ -88,6 +90,8 @@ class Telegram(People):
                 raise BotApiError(401, "Unauthorized")
             _check_length()
             result = self._call(method)
+        except StateError as error:
+            return Response(json.dumps({"ok": False, "error_code": 500, "description": str(error)}), 500)
         except BotApiError as error:
             body = {"ok": False, "error_code": error.status, "description": str(error)}
             if error.parameters:
@@ -107,7 +111,7 @@ class Telegram(People):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise BotApiError(400, f"Bad Request: parameter {where}: {first['msg']}") from error
-        with self._lock:
+        with self._moment():
             self.calls.append((method, parameters))
             if method.lower().startswith(("send", "editmessagetext")) and not method.endswith(FADING) and self._faults:
                 raise self._faults.popleft()
@@ -164,7 +168,8 @@ class Telegram(People):
             return Response(f"nothing to stop: {error}", 400)
 
     def _person_update(self, update_id: int) -> Any:
-        record = self.state["updates"].get(str(update_id))
+        with self._lock:
+            record = self.state["updates"].get(str(update_id))
         if record is None:
             return Response("no such update", 404)
         return {k: record.get(k) for k in ("status", "attempts", "body", "last_status")}
