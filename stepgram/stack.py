@@ -100,6 +100,8 @@ def _embedded(ports: Ports, bot_token: str | None = None) -> EmbeddedStack:
     """The embedded stack; imported only by the command that starts it, since moto takes seconds to import."""
     from stepgram.embedded.stack import EmbeddedStack
 
+    # One that was killed left it. Nobody else may find the stack before all is as it was kept.
+    (home() / "stack.json").unlink(missing_ok=True)
     return EmbeddedStack(home(), ports, bot_token=bot_token)
 
 

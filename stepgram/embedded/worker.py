@@ -2,7 +2,8 @@
 
 It starts as the zygote (`workers.py`): it imports packages, and forks a worker for each environment it is sent. A
 worker's environment is the function's and nothing else of the machine's; what its handler prints goes to the log. What
-a worker leaves behind when it dies becomes a child of the zygote, and is ended by the pool.
+a worker leaves behind when it dies becomes a child of the zygote, and is ended by the pool. The zygote ends with the
+stack, also when that is killed in the middle of an invocation, and takes along all that came from it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,13 @@ import claude_agent_sdk  # noqa: F401 - the agent's module itself is imported by
 import pathspec  # noqa: F401
 
 import functions.common.aws
+<<<<<<< HEAD
 import functions.common.workspace
 from functions.agent.processes import adopt
+=======
+import functions.common.workspace
+from functions.agent.processes import adopt, end_below
+>>>>>>> aca22f2 (kill -9 of the local stack at random moments, as a test; its agent's processes end with it)
 from stepgram.embedded.answers import Context, call_handler
 
 AGENT = "functions.agent.handler"
@@ -32,7 +38,7 @@ SERVICES: tuple[Literal["s3", "kms", "lambda"], ...] = ("s3", "kms", "lambda")
 
 
 def main() -> None:
-    """Fork a worker for each environment that is sent, until the stack closes the socket."""
+    """Fork a worker for each environment that is sent; without a stack, end all: the next stack would meet them."""
     control = socket.socket(fileno=int(sys.argv[1]))
     adopt()
     for service in SERVICES:  # what they read of botocore's models is kept
@@ -42,6 +48,7 @@ def main() -> None:
     while True:
         document, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
         if not document:
+            end_below(os.getpid())
             return
         with socket.socket(fileno=descriptors[0]) as requests:
             if os.fork() == 0:

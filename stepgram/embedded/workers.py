@@ -164,10 +164,10 @@ class Zygote:
         return ours
 
     def stop(self) -> None:
-        """End it; its workers go on."""
-        self._control.close()
+        """End it; its workers go on. (Were its socket closed first, it would end them.)"""
         self._process.kill()
         self._process.wait()
+        self._control.close()
 
 
 class Worker:

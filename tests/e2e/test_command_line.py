@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 
+from stepgram.embedded.state import Store
 from stepgram.embedded.telegram import Telegram
 from stepgram.server import Server
 from tests.conftest import ORDER, until
@@ -141,7 +142,7 @@ def test_a_failed_turn_is_listed_shown_and_rerun_by_later_processes(stepgram: Ru
     assert rerun.returncode == 0
     assert shown["status"] == "SUCCEEDED"
     assert [attempt[-1]["name"] for attempt in shown["attempts"]] == ["TurnFailed", "TurnDone"]
-    messages = json.loads((home / "telegram.json").read_text())["chats"]["1001"]["messages"]
+    messages = [row.value for row in Store(home).rows("message")]
     said = [message["text"] for message in messages if message["from"]["is_bot"]]
     assert ["then it answered" in text for text in said] == [True], "the answer took the notice's place"
 

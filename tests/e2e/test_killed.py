@@ -1,0 +1,185 @@
+"""`kill -9` of `stepgram local` at random moments, also while it starts: nothing is lost, mixed up or repeated.
+
+`STEPGRAM_KILLS` is how often (6 by default); `STEPGRAM_SEED` repeats a run's choices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from functions.common.envelope import turn_id
+from stepgram.executions import detail
+from stepgram.stack import Stack, running
+from tests.conftest import until
+from tests.e2e.test_command_line import free_port
+
+CHATS = (31, 32, 33)
+KILLS = int(os.environ.get("STEPGRAM_KILLS", "6"))
+START_SECONDS, PLAY_SECONDS = 12.0, 9.0
+"""How long after its start, or after it answers, a stack lives at most."""
+
+SLOW = "!slow 2"
+
+
+class Local:
+    """`stepgram local` in a folder, killed and started again at the same ports."""
+
+    def __init__(self, home: Path) -> None:
+        self._port = free_port()
+        self._log = (home.parent / "local.log").open("a")
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "stepgram.cli", "local", "--port", str(self._port)]
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, text=True)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        assert self._process.poll() is None, "it ended by itself"
+        self._process.kill()
+        self._process.wait()
+
+    @property
+    def reached(self) -> Stack | None:
+        """The stack, when it is there for others."""
+        with suppress(requests.ConnectionError):
+            return running()
+        return None
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+class Chats:
+    """What is said in the chats, seen from the people's side. One request at a time, as the chat page makes them."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[int, dict[str, int], str]] = []
+        self._numbers = iter(range(10**6))
+
+    def say(self, stack: Stack, chat: int, slow: bool) -> None:
+        """A message whose text nobody else has, or a slow one; noted when it was answered 200."""
+        text = SLOW if slow else f"m{next(self._numbers)}."
+        with suppress(requests.ConnectionError):
+            answer = requests.post(
+                f"{stack.telegram}/person/messages", json={"chat_id": chat, "text": text}, timeout=30
+            )
+            answer.raise_for_status()
+            self.taken.append((chat, answer.json(), text))
+
+    @staticmethod
+    def messages(stack: Stack, chat: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = requests.get(f"{stack.telegram}/person/chats/{chat}/messages", timeout=30).json()
+        return found
+
+
+def unnoted(home: Path) -> set[tuple[int, int]]:
+    """The bot's messages whose id no turn had noted when the stack was killed: Telegram has them, the ledger not yet.
+
+    It is the one window in which a part is sent again (docs/reliability.md), so each of these has a double in the end.
+    """
+    if not (home / "state.db").exists():
+        return set()
+    connection = sqlite3.connect(home / "state.db")
+    kept = connection.execute("SELECT kind, owner, value FROM kept WHERE kind IN ('item', 'message')").fetchall()
+    connection.close()
+    messages = [json.loads(value) for kind, _, value in kept if kind == "message"]
+    noted: set[tuple[int, int]] = set()
+    for item in (json.loads(value) for kind, _, value in kept if kind == "item"):
+        if item["sk"]["S"].startswith("turn#"):
+            ids = [*item.get("delivered", {"M": {}})["M"].values(), item.get("progress_message", {"N": "0"})]
+            noted |= {(int(item["pk"]["S"].partition(":")[0]), int(one["N"])) for one in ids}
+    said = {(m["chat"]["id"], m["message_id"]) for m in messages if m["from"]["is_bot"]}
+    return said - noted
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STEPGRAM_HOME", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def local(home: Path) -> Iterator[Local]:
+    one = Local(home)
+    yield one
+    one.stop()
+
+
+def play(local: Local, chats: Chats, chance: random.Random) -> None:
+    """Messages at random moments until a random moment, which may be before the stack answers."""
+    end = time.monotonic() + chance.uniform(0, START_SECONDS)
+    if chance.random() < 0.7:
+        until(lambda: local.reached is not None)
+        end = time.monotonic() + chance.uniform(0, PLAY_SECONDS)
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, chance.uniform(0, 1.5)))
+        if (stack := local.reached) is not None:
+            chats.say(stack, chance.choice(CHATS), slow=chance.random() < 0.2)
+
+
+@pytest.mark.timeout(120 + 45 * KILLS)
+def test_after_kills_at_random_moments_each_message_has_one_answer_in_its_own_chat(home: Path, local: Local) -> None:
+    seed = int(os.environ.get("STEPGRAM_SEED") or random.randrange(10**6))
+    chance, chats = random.Random(seed), Chats()
+    doubtful: set[tuple[int, int]] = set()
+    for _ in range(KILLS):
+        local.start()
+        play(local, chats, chance)
+        local.kill()
+        doubtful |= unnoted(home)
+
+    local.start()
+    until(lambda: local.reached is not None)
+    stack = local.reached
+    assert stack is not None
+    for chat in CHATS:
+        chats.say(stack, chat, slow=False)
+    until(lambda: all(answered(stack, turn_id(chat, 0, sent["update_id"])) for chat, sent, _ in chats.taken))
+    doubles = [one for chat in CHATS for one in check(stack, chats, chat, doubtful)]
+
+    updates = [sent["update_id"] for _, sent, _ in chats.taken]
+    assert updates == sorted(set(updates)), seed
+    print(f"seed {seed}: {KILLS} kills, {len(updates)} messages, sent twice in the one window: {doubles}")  # noqa: T201
+
+
+def answered(stack: Stack, name: str) -> bool:
+    """Whether a turn has ended. Its execution must be there: its message was answered 200."""
+    client = stack.client("stepfunctions")
+    with suppress(client.exceptions.ExecutionDoesNotExist):
+        return detail(client, stack.execution_arn(name)).status != "RUNNING"
+    return False
+
+
+def check(stack: Stack, chats: Chats, chat: int, doubtful: set[tuple[int, int]]) -> list[str]:
+    """One chat in the end; returns what was sent twice there, which only the doubtful are."""
+    messages = chats.messages(stack, chat)
+    ids = [message["message_id"] for message in messages]
+    asked = {m["message_id"]: m["text"] for m in messages if not m["from"]["is_bot"]}
+    said = [m["text"] for m in messages if m["from"]["is_bot"] and (chat, m["message_id"]) not in doubtful]
+    expected = [SLOW if text == SLOW else f"You said: {text}" for text in asked.values()]
+    found = [SLOW if text.endswith("done.") else text.partition("\n\nThis is message")[0] for text in said]
+    places = [int(place[1]) for text in said if (place := re.search(r"This is message (\d+) of", text))]
+
+    assert ids == sorted(set(ids))
+    assert {sent["message_id"]: text for place, sent, text in chats.taken if place == chat}.items() <= asked.items()
+    assert found == expected  # one answer each, in order
+    assert places == [place for place, text in enumerate(asked.values(), 1) if text != SLOW]  # of this conversation
+    return [m["text"] for m in messages if (chat, m["message_id"]) in doubtful]
