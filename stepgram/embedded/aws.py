@@ -24,7 +24,8 @@ from stepgram.embedded.client import client, trust
 from stepgram.embedded.conflicts import TRANSACTION, WRITES, Conflict, Conflicts, items
 from stepgram.embedded.functions import EVENT_LIMIT, FunctionHost, InvokeError
 from stepgram.embedded.iam import INVOKE, Access, Denied, Wanted, allows
-from stepgram.embedded.state import Change, Closed, Items, Objects, Row, StateError, Store
+from stepgram.embedded.kept import Items, Objects
+from stepgram.embedded.state import Change, Closed, Row, StateError, Store
 from stepgram.embedded.step_functions import ApiError, StepFunctions
 from stepgram.embedded.template import FunctionSpec, Route, Rule
 from stepgram.embedded.transcribe import PREFIX, Transcribe, TranscribeError

@@ -15,9 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from moto.dynamodb.models import dynamodb_backends
 from moto.moto_api._internal.models import moto_api_backend
-from moto.s3.models import s3_backends
 
 from functions.common.models import known
 from functions.common.observability import logger
@@ -28,9 +26,10 @@ from stepgram.embedded.client import ACCOUNT, REGION, Addresses, Ports, client
 from stepgram.embedded.containers import Containers
 from stepgram.embedded.functions import FunctionHost, InvokeError
 from stepgram.embedded.iam import Access
+from stepgram.embedded.kept import Items, Objects
 from stepgram.embedded.packages import Packages
 from stepgram.embedded.polling import Poller
-from stepgram.embedded.state import Change, Closed, Items, Objects, Store, private
+from stepgram.embedded.state import Change, Closed, Store, private
 from stepgram.embedded.step_functions import StepFunctions
 from stepgram.embedded.telegram import Telegram, new_token
 from stepgram.embedded.telegram.updates import kept
@@ -186,8 +185,8 @@ class EmbeddedStack:
     def _restore(self) -> None:
         """Everything as it was kept; from here on each change is."""
         outputs = self.deployment.outputs
-        items = Items(self.store, dynamodb_backends[ACCOUNT][REGION], outputs["SessionTable"])
-        objects = Objects(self.store, s3_backends[ACCOUNT]["aws"], outputs["SessionBucket"])
+        items = Items(self.store, outputs["SessionTable"])
+        objects = Objects(self.store, outputs["SessionBucket"])
         items.load()
         objects.load()
         self.step_functions.restore_all(self.store)

@@ -33,7 +33,6 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -205,80 +204,6 @@ class Store:
         with self._writing:
             self._closed = True
             self._connection.close()
-
-
-class Items:
-    """The table's items, kept at each request that may change them."""
-
-    def __init__(self, store: Store, dynamodb: Any, table: str) -> None:
-        """`dynamodb` is moto's backend."""
-        self._store = store
-        self._dynamodb = dynamodb
-        self._table = table
-
-    def load(self) -> None:
-        """Put the kept items into the table."""
-        for row in self._store.rows("item"):
-            self._dynamodb.put_item(self._table, row.value)
-
-    def keep(self, written: list[tuple[str, dict[str, Any]]]) -> None:
-        """Keep items as they are now, by table and key."""
-        changes = []
-        for table, key in written:
-            if table == self._table:
-                item = self._dynamodb.get_item(table, key)
-                value = None if item is None else item.to_json()["Attributes"]
-                changes.append(Change("item", json.dumps(key, sort_keys=True), 0, value))
-        if changes:
-            self._store.keep(*changes)
-
-
-class Objects:
-    """The bucket's objects, kept at each request that may change them."""
-
-    def __init__(self, store: Store, s3: Any, bucket: str) -> None:
-        """`s3` is moto's backend."""
-        self._store = store
-        self._s3 = s3
-        self._bucket = bucket
-        self._kept: dict[str, dict[str, Any]] = {}
-
-    def load(self) -> None:
-        """Put the kept objects into the bucket, as old as they are."""
-        heads = {row.owner: row.value for row in self._store.rows("object")}
-        for row in self._store.rows("body"):
-            head = heads[row.owner]
-            made = self._s3.put_object(self._bucket, row.owner, row.value)
-            made.last_modified = datetime.fromisoformat(head["modified"])
-            made._metadata.update(head["metadata"])
-        self._kept = heads
-
-    def keep(self, bucket: str, key: str) -> None:
-        """Keep an object as it is now; without a key, all that changed."""
-        if bucket != self._bucket:
-            return
-        now = self._s3.buckets[bucket].keys
-        changes: list[Change] = []
-        for name in [key] if key else {*self._kept, *now.keys()}:
-            found = now.get(name)
-            head = None if found is None else _head(found)
-            if head == self._kept.get(name):
-                continue
-            changes.append(Change("object", name, 0, head))
-            if found is None or head is None:
-                del self._kept[name]
-                changes.append(Change("body", name, 0, None))
-                continue
-            if self._kept.get(name, {}).get("etag") != head["etag"]:
-                changes.append(Change("body", name, 0, found.value))
-            self._kept[name] = head
-        if changes:
-            self._store.keep(*changes)
-
-
-def _head(found: Any) -> dict[str, Any]:
-    modified = found.last_modified.isoformat()
-    return {"etag": found.etag, "modified": modified, "metadata": dict(found.metadata)}
 
 
 def forget(home: Path) -> None:

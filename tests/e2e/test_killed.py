@@ -144,6 +144,7 @@ def test_after_kills_at_random_moments_each_message_has_one_answer_in_its_own_ch
         local.start()
         play(local, chats, chance)
         local.kill()
+        until(lambda: processes_of(home) == [], 10)
         doubtful |= unnoted(home)
 
     local.start()
@@ -158,6 +159,16 @@ def test_after_kills_at_random_moments_each_message_has_one_answer_in_its_own_ch
     updates = [sent["update_id"] for _, sent, _ in chats.taken]
     assert updates == sorted(set(updates)), seed
     print(f"seed {seed}: {KILLS} kills, {len(updates)} messages, sent twice in the one window: {doubles}")  # noqa: T201
+
+
+def processes_of(home: Path) -> list[str]:
+    """The agent's processes and all that they started, by their temporary folder; only Linux tells."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if f"={home / 'containers'}".encode() in (process / "environ").read_bytes():
+                found.append(process.name)
+    return found
 
 
 def answered(stack: Stack, name: str) -> bool:
