@@ -93,7 +93,8 @@ class Chats:
 def unnoted(home: Path) -> set[tuple[int, int]]:
     """The bot's messages whose id no turn had noted when the stack was killed: Telegram has them, the ledger not yet.
 
-    It is the one window in which a part is sent again (docs/reliability.md), so each of these has a double in the end. (Or it showed a place in the queue, and stays.)
+    It is the one window in which a part is sent again (docs/reliability.md), so each of these has a double in the end.
+    A place in the queue that was just shown is one, too, and stays.
     """
     if not (home / "state.db").exists():
         return set()
