@@ -248,7 +248,7 @@ class AwsEndpoint:
                 self._invoke_asynchronously(spec, json.dumps(event).encode())
 
     def _accept(self, spec: FunctionSpec, event: bytes, tenant: str | None = None) -> None:
-        """Begin an asynchronous invocation, which is kept until it ends: what was accepted is delivered at least once."""
+        """Begin an asynchronous invocation; it is kept until it ends: what was accepted comes at least once."""
         row = Row(uuid.uuid4().hex, 0, [spec.name, event.decode(), tenant])
         self._store.keep(Change("invocation", *row))
         self.carry_out(row)

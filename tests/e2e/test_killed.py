@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import requests
 
+from functions.agent.processes import Process, below, look
 from functions.common.envelope import turn_id
 from stepgram.executions import detail
 from stepgram.stack import Stack, running
@@ -48,10 +49,18 @@ class Local:
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, text=True)
 
     def kill(self) -> None:
+        """All that it started, whatever it did to get away, must end with it."""
+        started = self.started()
         assert self._process is not None
         assert self._process.poll() is None, "it ended by itself"
         self._process.kill()
         self._process.wait()
+        until(lambda: not {p for p in look().processes.values() if p in started}, 10)
+
+    def started(self) -> set[Process]:
+        """The processes below it."""
+        assert self._process is not None
+        return set(below(self._process.pid))
 
     @property
     def reached(self) -> Stack | None:
@@ -78,11 +87,15 @@ class Chats:
         """A message whose text nobody else has, or a slow one; noted when it was answered 200."""
         text = SLOW if slow else f"m{next(self._numbers)}."
         with suppress(requests.ConnectionError):
-            answer = requests.post(
-                f"{stack.telegram}/person/messages", json={"chat_id": chat, "text": text}, timeout=30
-            )
-            answer.raise_for_status()
-            self.taken.append((chat, answer.json(), text))
+            self.taken.append((chat, self.send(stack, chat, text), text))
+
+    @staticmethod
+    def send(stack: Stack, chat: int, text: str) -> dict[str, int]:
+        """The ids of a message, when it was answered 200."""
+        answer = requests.post(f"{stack.telegram}/person/messages", json={"chat_id": chat, "text": text}, timeout=30)
+        answer.raise_for_status()
+        sent: dict[str, int] = answer.json()
+        return sent
 
     @staticmethod
     def messages(stack: Stack, chat: int) -> list[dict[str, Any]]:
@@ -169,6 +182,43 @@ def processes_of(home: Path) -> list[str]:
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if f"={home / 'containers'}".encode() in (process / "environ").read_bytes():
                 found.append(process.name)
+    return found
+
+
+DAEMON = "(setsid sh -c '(sleep 1234 &) ; exec env -i sleep 1234' >/dev/null 2>&1 &) ; sleep 5; echo slept"
+
+
+@pytest.mark.timeout(180)
+def test_a_daemon_of_the_agent_ends_with_a_killed_stack_and_the_turn_is_answered_by_the_next(
+    home: Path, local: Local
+) -> None:
+    chats = Chats()
+    local.start()
+    until(lambda: local.reached is not None)
+    assert local.reached is not None
+    turn = turn_id(7, 0, chats.send(local.reached, 7, f"!bash {DAEMON}")["update_id"])
+    until(lambda: sleepers(local) >= 2)
+
+    local.kill()
+    local.start()
+    until(lambda: local.reached is not None)
+    stack = local.reached
+    assert stack is not None
+    until(lambda: answered(stack, turn))
+
+    said = [m["text"] for m in chats.messages(stack, 7) if m["from"]["is_bot"]]
+    key = {"pk": {"S": "7:0"}, "sk": {"S": f"turn#{turn}"}}
+    item = stack.client("dynamodb").get_item(TableName=stack.outputs["SessionTable"], Key=key)["Item"]
+    assert [text for text in said if "slept" in text] == said[-1:]
+    assert item["runs"] == {"N": "2"}, "the state was entered again, and began a run of its own"
+
+
+def sleepers(local: Local) -> int:
+    """The daemons of `DAEMON`."""
+    found = 0
+    for process in local.started():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += (Path("/proc") / str(process.id) / "cmdline").read_bytes() == b"sleep\x001234\x00"
     return found
 
 

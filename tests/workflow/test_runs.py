@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -145,6 +146,57 @@ def test_a_later_try_of_the_state_has_the_run(stack: EmbeddedStack, chat: int) -
     runs.void(key, turn, 1)
     assert running(item(stack, chat, turn)).ended
     assert runs.claim(key, turn, 2, "c" * 32).number == 0
+
+
+def restarted(stack: EmbeddedStack, arn: str) -> None:
+    """One execution as a stack that was killed finds it again: from what is kept, with its last state to enter."""
+    known = stack.step_functions
+    execution = known._execution(arn)
+    with known._ending:
+        execution.left_behind = True
+        document = json.loads(json.dumps(known.dump(execution)))
+        execution.stop(datetime.now(UTC), None, None)
+        for machine in known._backend.state_machines:
+            machine.executions[:] = [other for other in machine.executions if other is not execution]
+        again = known.restore(document)
+    known.go_on(again)
+
+
+def test_a_state_that_is_entered_again_after_a_kill_begins_a_run_of_its_own(
+    stack: EmbeddedStack, person: Person, chat: int, watch: Watch
+) -> None:
+    watch.swallow = 1
+    turn = person.say(chat, "hello")
+    until(lambda: len(watch.events) == 1)
+
+    restarted(stack, person.arn(turn))
+
+    assert person.wait(turn).status == "SUCCEEDED"
+    assert item(stack, chat, turn)["runs"] == {"N": "2"}
+    assert deliver(stack, watch.events[0]) == {"outcome": "not wanted"}, "the first run's event comes late"
+    assert person.texts(chat) == [answer_to("hello")]
+
+
+def test_a_result_that_was_stored_before_a_kill_is_taken_and_not_made_again(
+    stack: EmbeddedStack, person: Person, chat: int, watch: Watch
+) -> None:
+    seen, handed_in = watch.around, threading.Event()
+
+    def unheard(spec: FunctionSpec, event: dict[str, Any], run: Invoker) -> Answer:
+        if event.get("what") != "end":
+            return seen(spec, event, run)
+        handed_in.set()
+        return Answer(b'{"gone": true}')
+
+    stack.functions.around = unheard
+    turn = person.say(chat, "hello")
+    assert handed_in.wait(60)
+
+    restarted(stack, person.arn(turn))
+
+    assert person.wait(turn).status == "SUCCEEDED"
+    assert len(watch.events) == 1
+    assert person.texts(chat) == [answer_to("hello")]
 
 
 def test_a_warm_worker_is_its_tenants_alone(stack: EmbeddedStack, person: Person, chat: int) -> None:
