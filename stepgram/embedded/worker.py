@@ -22,13 +22,8 @@ import claude_agent_sdk  # noqa: F401 - the agent's module itself is imported by
 import pathspec  # noqa: F401
 
 import functions.common.aws
-<<<<<<< HEAD
-import functions.common.workspace
-from functions.agent.processes import adopt
-=======
 import functions.common.workspace
 from functions.agent.processes import adopt, end_below
->>>>>>> aca22f2 (kill -9 of the local stack at random moments, as a test; its agent's processes end with it)
 from stepgram.embedded.answers import Context, call_handler
 
 AGENT = "functions.agent.handler"

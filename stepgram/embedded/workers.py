@@ -42,6 +42,8 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._stopped = False
         self._zygote: Zygote | None = None
+        self._ending: set[Worker] = set()
+        """Those whose folders are not gone yet."""
         self._spare: Worker | None = None
         """One that is ready and has no tenant yet."""
 
@@ -65,9 +67,11 @@ class WorkerPool:
             ended = [] if worker in self._idle else [worker]
             while len(self._idle) > IDLE_WORKERS:
                 ended.append(self._idle.pop(0))
+            self._ending |= set(ended)
+        self._end(ended)
+        with self._lock:
             if self._spare is None and not self._stopped:
                 self._spare = self._start(environment)
-        self._end(ended)
         return answer
 
     def warm(self, environment: dict[str, str]) -> None:
@@ -86,11 +90,15 @@ class WorkerPool:
 
     def _start(self, environment: dict[str, str]) -> Worker:
         """A new process with the first folder that no other has: the path of a workspace should be a few, not many."""
-        taken = {worker.number for worker in self._all()}
+        taken = {worker.number for worker in (*self._all(), *self._ending)}
         number = next(n for n in itertools.count() if n not in taken)
         if self._zygote is None or not self._zygote.alive:
             self._zygote = Zygote(environment, self._home)
-        return Worker(number, environment, self._home, self._zygote)
+        try:
+            return Worker(number, environment, self._home, self._zygote)
+        except BrokenPipeError:  # it ended just now
+            self._zygote = Zygote(environment, self._home)
+            return Worker(number, environment, self._home, self._zygote)
 
     def _all(self) -> list[Worker]:
         return [*self._idle, *self._busy, *([self._spare] if self._spare else [])]
@@ -100,6 +108,7 @@ class WorkerPool:
         with self._lock:
             idle = [worker for worker in self._all() if worker not in self._busy]
             self._idle, self._spare = [], None
+            self._ending |= set(idle)
         self._end(idle)
         with self._lock:
             zygote, self._zygote = self._zygote, None
@@ -111,6 +120,7 @@ class WorkerPool:
         with self._lock:
             self._stopped = True
             busy, self._busy = list(self._busy), set()
+            self._ending |= set(busy)
         self._end(busy)
         self.cool_down()
 
@@ -119,6 +129,7 @@ class WorkerPool:
         for worker in workers:
             worker.stop()
         with self._lock:
+            self._ending -= set(workers)
             if not workers or self._zygote is None:
                 return
             try:
