@@ -81,7 +81,7 @@ def test_a_failed_run_counts_and_its_rerun_does_too_each_once(stack: EmbeddedSta
 def test_a_run_whose_answer_was_lost_counts_once(
     stack: EmbeddedStack, person: Person, chat: int, faults: Faults
 ) -> None:
-    faults.fail("RunAgent", chat, "Lambda.ServiceException", after=True)
+    faults.fail("end", chat, "Lambda.ServiceException", after=True)
 
     turn = person.ask(chat, "hello")
 
@@ -171,7 +171,7 @@ def test_turns_wait_for_what_others_leave_of_a_budget(stack: EmbeddedStack, pers
 
     assert [turn.status for turn in turns] == ["SUCCEEDED"] * len(chats)
     assert 0 < max(at_once) <= 2
-    assert sum(state.tries for turn in turns for state in turn.states if state.name == "Hydrate") > len(chats)
+    assert sum(state.tries for turn in turns for state in turn.states if state.name == "RunAgent") > len(chats)
     assert not {turn.name for turn in turns} & set(reserved(stack))
 
 
