@@ -82,8 +82,8 @@ class Request(StepRequest):
         return redrive_count(self.execution)
 
     @property
-    def may_have_run(self) -> bool:
-        """Whether the turn may have had a run before."""
+    def may_have_spent(self) -> bool:
+        """Whether the turn may have had a run before, as far as its state tells."""
         return bool(self.attempt or self.session.part or self.entry.RetryCount)
 
     @property
@@ -124,13 +124,13 @@ def handler(request: Request) -> Result:
     request.lock.check(request.attempt)
     settings, session = RunAgentSettings.load(), request.session
     runs, answers = RunTable(settings.table, aws.dynamodb()), Answers(aws.step_functions())
-    spent = settle(settings, request.session_key, request.turn_id) if request.may_have_run else 0.0
+    spent = settle(settings, request.session_key, request.turn_id) if request.may_have_spent else 0.0
     budget = reserve(settings, request.session_key, request.turn_id, settings.max_budget_usd - spent)
     number = runs.begin(request.session_key, request.turn_id, request.attempt, request.sequence, request.token)
     if number is None:
         logger.info("a later try of this state came first")
         return Result(run=0, outcome="a later try came first")
-    known = found(settings, request) if request.may_have_run else None
+    known = found(settings, request) if number > 1 else None
     if known is not None:
         runs.end(request.session_key, request.turn_id, number)
         answers.succeeded(request.token, known)

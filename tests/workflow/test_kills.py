@@ -29,7 +29,10 @@ from tests.workflow.fast_agent import answer_to, fast_agent
 
 WRITES = ("PutItem", "UpdateItem", "TransactWriteItems", "PutObject", "SendTaskSuccess")
 STEPS = [
-    ("RunAgent", ["UpdateItem", "invoke"]),  # the run's number and token; the agent is started
+    (
+        "RunAgent",
+        ["TransactWriteItems", "UpdateItem", "invoke"],
+    ),  # reserved; begun; started
     ("Agent", ["begin", *["PutObject"] * 5, "end"]),  # transcript, manifest, debug log, costs, result
     ("Persist", ["TransactWriteItems"] * 2),  # the snapshot; then the sums of costs
     (

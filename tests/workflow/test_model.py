@@ -13,22 +13,22 @@ from stepgram.embedded.stack import EmbeddedStack
 from stepgram.executions import ExecutionDetail
 from tests.conftest import Person
 
-AGENT = "stepgram-AgentFunction"
+AGENT, TURN = "stepgram-AgentFunction", "stepgram-TurnFunction"
 BUSY = say("model_busy", "en")
 
 
 @pytest.fixture
 def agent(stack: EmbeddedStack) -> Iterator[Callable[..., None]]:
-    """Gives the agent's function other environment variables, or another timeout, for one test."""
-    original = stack.functions._specs[AGENT]
+    """Gives the agent's function, and the one that starts it, other variables, or it another timeout, for one test."""
+    specs, original = stack.functions._specs, dict(stack.functions._specs)
 
     def change(timeout: int | None = None, **values: str) -> None:
-        environment = {**original.environment, **values}
-        changed = replace(original, environment=environment, timeout=timeout or original.timeout)
-        stack.functions._specs[AGENT] = changed
+        for name in (AGENT, TURN):
+            specs[name] = replace(original[name], environment={**original[name].environment, **values})
+        specs[AGENT] = replace(specs[AGENT], timeout=timeout or original[AGENT].timeout)
 
     yield change
-    stack.functions._specs[AGENT] = original
+    specs.update(original)
 
 
 def drafts(stack: EmbeddedStack, chat: int) -> list[str]:

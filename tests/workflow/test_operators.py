@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from functions.common.errors import remedy_of
+from functions.common.models import known
 from functions.common.observability import NAMESPACE
 from stepgram.cli import main
 from stepgram.commands import shared
@@ -206,10 +207,12 @@ def test_costs_are_summed_by_day_chat_and_model(cli: Cli, person: Person, chat: 
     cost = sum(turn.output["cost_usd"] for turn in turns)
     mine = [one for one in document(cli("cost", "--json")) if one["chat"] == f"{chat}:0"]
 
-    assert [(one["turns"], one["model"]) for one in mine] == [(2, turns[0].output["model"])]
+    model = known().named(turns[0].output["model"])
+    assert model is not None
+    assert [(one["turns"], one["model"]) for one in mine] == [(2, model.anthropic)]
     assert mine[0]["cost_usd"] == pytest.approx(cost, abs=1e-5)
     assert f"{chat}:0" in cli("cost", "--by", "chat").stdout
-    assert turns[0].output["model"] in cli("cost", "--by", "model").stdout
+    assert model.anthropic in cli("cost", "--by", "model").stdout
     assert "total" in cli("cost", "--days", "1").stdout
 
 
