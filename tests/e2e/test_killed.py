@@ -190,14 +190,15 @@ DAEMON = "(setsid sh -c '(sleep 1234 &) ; exec env -i sleep 1234' >/dev/null 2>&
 
 @pytest.mark.timeout(180)
 def test_a_daemon_of_the_agent_ends_with_a_killed_stack_and_the_turn_is_answered_by_the_next(
-    home: Path, local: Local
+    home: Path, local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("APPROVAL_TOOLS", "none")
     chats = Chats()
     local.start()
     until(lambda: local.reached is not None)
     assert local.reached is not None
     turn = turn_id(7, 0, chats.send(local.reached, 7, f"!bash {DAEMON}")["update_id"])
-    until(lambda: sleepers(local) >= 2)
+    until(lambda: sleepers(local) == 2, 60)
 
     local.kill()
     local.start()
