@@ -440,8 +440,8 @@ async def resumed(
     for folder in (folders.home, folders.config, folders.workspace, folders.scratch):
         folder.mkdir(parents=True)
     store.restore(folders.config, project_key_for_directory(folders.workspace))
-    environment = cli_environment(settings, {}, {}, folders, "resume")
-    options = agent_options(settings, environment, folders, session, False, store, print, 1.0, approval)
+    environment = cli_environment(settings, str(settings.base_url), {}, folders, "resume")
+    options = agent_options(settings, environment, folders, session, False, store, print, approval)
     if not has_hook:
         options.settings = json.dumps({"hooks": {}})
     async with ClaudeSDKClient(options) as cli:

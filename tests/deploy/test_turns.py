@@ -95,12 +95,12 @@ def test_a_busy_model_costs_time_and_not_the_answer(deployed: Deployed, chat: in
 
 
 def test_a_permission_that_the_template_does_not_give_is_denied_by_name(deployed: Deployed, chat: int) -> None:
-    with deployed.without("sts:AssumeRole"):
+    with deployed.without("s3:GetObject"):
         refused = deployed.turn(deployed.say(chat, "May you?"))
     allowed = deployed.turn(deployed.say(chat, "And now?"))
 
     assert (refused.status, refused.error) == ("FAILED", "ConfigurationError")
-    assert "is not authorized to perform: sts:AssumeRole" in str(refused.cause)
+    assert "s3:GetObject on " in str(refused.cause)
     assert allowed.status == "SUCCEEDED"
 
 

@@ -27,7 +27,9 @@ const escape = text => String(text).replace(/[&<>"]/g, c => ({"&": "&amp;", "<":
 export function shown(state, visit) {
   if (!visit) return "unreached";
   if (visit.status === "aborted" || visit.status === "timed out") return "failed";
-  if (visit.status === "running" && String(state.Resource || "").endsWith(".waitForTaskToken")) return "waiting";
+  // With a heartbeat somebody works who says so; without one the state sleeps until somebody answers.
+  const sleeps = String(state.Resource || "").endsWith(".waitForTaskToken") && !state.HeartbeatSeconds;
+  if (visit.status === "running" && sleeps) return "waiting";
   return visit.status;
 }
 
