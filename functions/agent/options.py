@@ -48,8 +48,9 @@ HOOK = Path(__file__).parent / "approve.py"
 NOT_ASKED = "This needs a person's approval, and nobody could be asked."
 NOT_OFFERED = "This tool is not offered here."
 
+# That an allowed tool asks nobody is meant.
 warnings.filterwarnings("ignore", category=CanUseToolShadowedWarning)
-"""That allowed tools ask nobody is meant."""
+
 ALIASES = ("sonnet", "opus", "haiku", "inherit")
 """What a subagent's model may be called; anything else is an id."""
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from functions.common import aws
 from functions.common.access import NotSealed, decrypt, encrypt
@@ -59,13 +59,13 @@ class Ticket(BaseModel):
     run: Seat | None = None
 
 
-def _unicode(text: str) -> str:
-    """Without lone surrogates, which are no text."""
-    return text.encode("utf-8", "replace").decode()
+def _unicode(text: Any) -> Any:
+    """Without lone surrogates, which are no text, and which pydantic refuses."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 
-Shown500 = Annotated[str, Field(max_length=500), AfterValidator(_unicode)]
-ShownText = Annotated[str, Field(max_length=4 * SHOWN_CHARACTERS), AfterValidator(_unicode)]
+Shown500 = Annotated[str, Field(max_length=500), BeforeValidator(_unicode)]
+ShownText = Annotated[str, Field(max_length=4 * SHOWN_CHARACTERS), BeforeValidator(_unicode)]
 
 
 class Tool(BaseModel):

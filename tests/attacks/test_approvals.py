@@ -266,7 +266,8 @@ def test_reading_outside_the_workspace_asks(person: Person, chat: int) -> None:
 
 
 def test_what_the_cli_kept_of_a_long_output_is_read_without_asking(person: Person, chat: int) -> None:
-    answered(person, chat, "!bash seq 1 100000", ALLOW)
+    answered(person, chat, "!bash true", ALWAYS)
+    answered(person, chat, "!bash seq 1 100000")
     found = re.search(r"saved to: (\S+)", person.texts(chat)[-1])
     assert found is not None
 
@@ -358,7 +359,7 @@ def test_what_decides_lies_where_writing_asks(person: Person, chat: int) -> None
     """The hook, the plugin, the CLI's own folders: `HOME` and `CLAUDE_CONFIG_DIR`."""
     hook = Path(approve.__file__)
     places = ["~/.claude.json", "~/.bashrc", "../config/settings.json", "../waits-x", "../scratch/x"]
-    for path in (str(hook), str(hook.parent / "config" / "skills" / "x" / "SKILL.md"), *places):
+    for path in (str(hook.parent / "new.py"), str(hook.parent / "config" / "skills" / "x" / "SKILL.md"), *places):
         assert "AskApproval" in answered(person, chat, tool("Write", file_path=path, content="x"), DENY), path
 
 
@@ -430,7 +431,8 @@ def test_a_call_nobody_allowed_never_runs_in_10_resumes(person: Person, chat: in
 def agent_settings(stack: EmbeddedStack) -> AgentSettings:
     """As the agent of this stack has them."""
     functions = stack.functions
-    return AgentSettings.model_validate(functions._environment(functions._specs["stepgram-AgentFunction"]))
+    found = AgentSettings.model_validate(functions._environment(functions._specs["stepgram-AgentFunction"]))
+    return found.model_copy(update={"model_secret_id": None})
 
 
 async def resumed(
