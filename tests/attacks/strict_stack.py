@@ -5,6 +5,7 @@ The first line of standard input has the template's parameters, each further one
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -120,7 +121,10 @@ def _answer(stack: EmbeddedStack, person: Person, request: dict[str, Any]) -> di
 
 def _seen(container: Container) -> dict[str, Any]:
     processes = of_user(container.user) if container.user is not None else below(container._process.pid)
-    commands = [(Path("/proc") / str(p) / "cmdline").read_text().replace("\0", " ") for p in processes]
+    commands = []
+    for process in processes:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            commands.append((Path("/proc") / str(process) / "cmdline").read_text().replace("\0", " "))
     return {
         "id": container._process.pid,
         "user": container.user,
