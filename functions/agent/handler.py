@@ -183,6 +183,7 @@ def run_once(request: Request, settings: AgentSettings, callback: Callback, seco
             result = _run(request, settings, conversation, spending, earlier, started, until, reporter)
             spending.keep()
             snapshots.write(result.summary.result, result)
+            reporter.made()
             callback.done(result.summary)
         except BaseException:
             spending.keep()

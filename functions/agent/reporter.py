@@ -60,6 +60,7 @@ class Reporter:
         self._tool: Tool | None = None
         self._busy = False
         self.stopped, self.gone = threading.Event(), threading.Event()
+        self._is_made = threading.Event()
         self._listener = self._thread(self._listen)
 
     def __enter__(self) -> Self:
@@ -71,6 +72,10 @@ class Reporter:
         """No call begins from now on."""
         self._done.set()
         self._listener.join(JOIN_SECONDS)
+
+    def made(self) -> None:
+        """The run has all it was for: nobody stops it any more, least of all a call that finds it handed in."""
+        self._is_made.set()
 
     @contextmanager
     def shows(self) -> Iterator[None]:
@@ -130,6 +135,8 @@ class Reporter:
                 self._heard(self._callback.listen(beats))
 
     def _heard(self, heard: Heard) -> Heard:
+        if self._is_made.is_set():
+            return heard
         if heard.gone:
             self.gone.set()
         if (heard.stop or heard.gone) and not self.stopped.is_set():
