@@ -47,7 +47,7 @@ from functions.agent.endpoint import Endpoint
 from functions.agent.inbox import Prompt
 from functions.agent.options import Approval, Folders, agent_options, cli_environment, configured_models
 from functions.agent.patience import Patience
-from functions.agent.processes import RUNTIME, Process, StillRunning, below, end_leftovers
+from functions.agent.processes import OWN_TMP, RUNTIME, Process, StillRunning, below, end_leftovers
 from functions.agent.reporter import Watch
 from functions.agent.speech import Speech
 from functions.agent.spending import Spending
@@ -86,9 +86,6 @@ DEBUG_BYTES = 1024 * 1024
 DEBUG_TAIL_BYTES = 16 * 1024
 TMP = Path(tempfile.gettempdir()).resolve()
 ROOT = TMP / "stepgram"
-
-OWN_TMP = "STEPGRAM_OWN_TMP"
-"""The variable in which the embedded stack tells a function that its TMPDIR is its own alone; Lambda's always is."""
 
 ROOM = 32 * 1024 * 1024
 """Bytes that must be free on the disk, or the conversation is not kept open."""
@@ -149,24 +146,27 @@ class Conversation:
         self._debug, self._debug_sent = folders.debug, 0
         self.workspace = Workspace(folders.workspace, snapshots, session_id, limits(settings))
         self.store = RestoredStore(snapshots, session_id, self.base)
-        try:
-            self.workspace.restore(self.base.tree if self.base else None)
-            self.store.restore(folders.config, project_key_for_directory(folders.workspace))
-        except OSError as error:
-            _clean()
-            raise AgentCrashed(f"the session's files cannot be put into the container: {error}") from error
-        self._endpoint = Endpoint(settings, configured_models(settings))
-        cli = cli_environment(settings, self._endpoint.url, os.environ, folders, uuid.uuid4().hex[:8])
-        options = agent_options(
-            settings,
-            cli,
-            folders,
-            session_id,
-            not self._has_transcript,
-            self.store,
-            self._stderr.append,
-            approval,
-        )
+        with contextlib.ExitStack() as undo:
+            undo.callback(_clean)
+            try:
+                self.workspace.restore(self.base.tree if self.base else None)
+                self.store.restore(folders.config, project_key_for_directory(folders.workspace))
+            except OSError as error:
+                raise AgentCrashed(f"the session's files cannot be put into the container: {error}") from error
+            self._endpoint = Endpoint(settings, configured_models(settings))
+            undo.callback(self._endpoint.close)
+            cli = cli_environment(settings, self._endpoint.url, os.environ, folders, uuid.uuid4().hex[:8])
+            options = agent_options(
+                settings,
+                cli,
+                folders,
+                session_id,
+                not self._has_transcript,
+                self.store,
+                self._stderr.append,
+                approval,
+            )
+            undo.pop_all()
         self._client = ClaudeSDKClient(options)
         self._stop = asyncio.Event()
         self.process: Process | None = None

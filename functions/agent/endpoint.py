@@ -3,7 +3,7 @@
 The agent's processes hold no key to the model. They hold this endpoint's address, with which they can ask the
 configured models while a run goes on, and spend its budget; nothing else passes. Answers pass as they come, byte by
 byte; a connection that breaks there breaks here, and errors keep their status and headers, so the CLI's own retries go
-by them. Each request has a connection of its own: none can have died while the container was frozen.
+by them. Each run has connections of its own: none can have died while the container was frozen.
 
 Sources: the calls the CLI was seen to make (2.1.329), https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1 (headers
 that end at each hop). The CLI ends a run at once, without a retry, at a 402 (seen with 2.1.329, both providers).
@@ -84,7 +84,7 @@ class Refused(Exception):
 
 
 class Endpoint:
-    """The endpoint of one CLI process, from its start to `close`. It passes nothing on but while a run is `serving`."""
+    """The endpoint of one CLI process, from its start to `close`. It asks the model only while `serving` a run."""
 
     def __init__(self, settings: AgentSettings, models: frozenset[str]) -> None:
         """Raises ConfigurationError, AwsUnavailable when there are no keys to the model."""

@@ -182,6 +182,8 @@ def run_once(request: Request, settings: AgentSettings, callback: Callback, seco
         try:
             result = _run(request, settings, conversation, spending, earlier, started, until, reporter)
             spending.keep()
+            if reporter.gone.is_set():
+                raise Gone("another run took its place while its work was kept")
             snapshots.write(result.summary.result, result)
             reporter.made()
             callback.done(result.summary)

@@ -33,6 +33,9 @@ RUNTIME = "AWS_LAMBDA_RUNTIME_API"
 """The variable that tells Lambda's runtime client where Lambda is
 (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html)."""
 
+OWN_TMP = "STEPGRAM_OWN_TMP"
+"""The variable in which the embedded stack tells a function that its TMPDIR is its own alone; Lambda's always is."""
+
 PROC = Path("/proc")
 
 

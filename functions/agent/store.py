@@ -11,12 +11,10 @@ import json
 import time
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from claude_agent_sdk import fold_session_summary
-from pydantic import BaseModel
 
-from functions.common.beliefs import Dollars
 from functions.common.errors import SnapshotMissing
 from functions.common.snapshots import Manifest, Segment, Snapshots, session_prefix
 
@@ -29,13 +27,6 @@ MAX_SEGMENTS = 16
 """Segments of one transcript; with more, the newest that are small are written again as one."""
 
 SMALL_BYTES = 4 * 1024 * 1024
-
-
-class CostState(BaseModel):
-    """The CLI's note of what a session has cost, in US dollars."""
-
-    type: Literal["cost-state"]
-    totalCostUSD: Dollars
 
 
 class SnapshotStore:

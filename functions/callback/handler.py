@@ -22,8 +22,10 @@ CALLS: dict[str, Callable[[dict[str, Any], Any], dict[str, Any]]] = {
 }
 
 
-def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+def handler(event: Any, context: Any) -> dict[str, Any]:
     """Answer a call. Raises BadInput for anything else, and for a ticket that is not the turn's or holds no longer."""
+    if not isinstance(event, dict):
+        raise BadInput("event: it is no object")
     if "requestPayload" in event:
         return run.died(event, context)
     what = str(event.get("what"))

@@ -19,7 +19,7 @@ from functions.common.snapshots import Expected, RunSummary
 REPORTED = frozenset(
     {
         *("AgentCrashed", "AgentTimedOut", "AwsUnavailable", "BadInput", "ConfigurationError", "SnapshotMissing"),
-        *("ModelThrottled", "ModelUnavailable", "ModelAccessDenied", "ModelRejected", "TelegramUnavailable"),
+        *("ModelThrottled", "ModelUnavailable", "ModelAccessDenied", "ModelRejected", "ResultRefused"),
         *("Runtime.ExitError", "Runtime.OutOfMemory", "Sandbox.Timedout", "Lambda.Unknown"),
     }
 )
@@ -84,22 +84,22 @@ def end(call: End) -> Heard:
         failure = call.failure or Failure(Error="AgentCrashed", Cause="the run handed in nothing")
         return Heard(gone=not answers.failed(ended.token, *_reported(failure)))
     try:
-        summary = checked(call.summary, seat, call.turn_id, settings)
+        summary = checked(call.summary, seat, call.turn_id)
     except ResultRefused as error:
         logger.error("what the run handed in is refused", cause=str(error))
         return Heard(gone=not answers.failed(ended.token, type(error).__name__, str(error)))
     return Heard(gone=not answers.succeeded(ended.token, summary))
 
 
-def checked(given: dict[str, Any], seat: Seat, turn_id: str, settings: CallbackSettings) -> RunSummary:
+def checked(given: dict[str, Any], seat: Seat, turn_id: str) -> RunSummary:
     """The summary, when it can be that of this run. Raises ResultRefused that names the field."""
     try:
         summary = RunSummary.model_validate(given)
     except ValidationError as error:
         problem = error.errors()[0]
         raise ResultRefused(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
-    known = {name: getattr(seat, name) for name in ("session_id", "part", "version", "budget_usd")}
-    return summary.checked(Expected(turn_id=turn_id, models=frozenset(settings.models), **known))
+    known = seat.model_dump(include=set(Expected.model_fields))
+    return summary.checked(Expected(turn_id=turn_id, **known))
 
 
 class Died(BaseModel):

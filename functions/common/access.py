@@ -1,8 +1,8 @@
 """What the agent may touch: S3 credentials for one session alone, sealed on their way through the workflow.
 
 The agent's own role has no rights in S3. Whoever prepares a turn takes the session role narrowed by a *session policy*
-to one folder, and encrypts the credentials with the stack's KMS key under the session and the turn, so that a reader of
-the execution's history sees only ciphertext.
+to one folder, and encrypts the credentials with the stack's KMS key under the session and the turn, so that an event
+that Lambda keeps or hands on shows only ciphertext.
 Sources: STS AssumeRole (Policy; an hour at most for a role taken by a role), KMS Encrypt (4,096 bytes at a time).
 """
 
@@ -45,7 +45,7 @@ def session_policy(partition: str, bucket: str, session_id: str) -> dict[str, An
         "Statement": [
             {
                 "Effect": "Allow",
-                "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+                "Action": ["s3:GetObject", "s3:PutObject"],
                 "Resource": f"arn:{partition}:s3:::{bucket}/{folder}*",
             },
             {
@@ -76,7 +76,7 @@ def unseal(sealed: str, session_id: str, turn_id: str) -> Credentials:
     try:
         return Credentials.model_validate_json(decrypt(sealed, _context(session_id, turn_id)))
     except (NotSealed, ValidationError) as error:
-        raise BadInput(f"session.access: not sealed for session {session_id} and turn {turn_id}") from error
+        raise BadInput(f"access: not sealed for session {session_id} and turn {turn_id}") from error
 
 
 class NotSealed(Exception):

@@ -28,8 +28,12 @@ PATH_CHARACTERS, NAME_CHARACTERS, SHOWN_CHARACTERS = 4096, 255, 500
 PROBLEMS = 3
 """Problems of one document that its error names."""
 
-UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-"""Control characters, and those that turn the direction of a text or are not seen in it."""
+UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\u2800\u3164"
+    r"\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
+"""Control characters, and those that turn the direction of a text or are not seen in it. (Joiners stay: names in some
+scripts need them, and emoji.)"""
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
@@ -62,7 +66,10 @@ def as_name(text: str) -> str:
 
 
 Count = Annotated[int, Field(ge=0, le=10**13)]
-"""Of bytes, tokens, characters, versions."""
+"""Of bytes, characters, versions."""
+
+Tokens = Annotated[int, Field(ge=0, le=10**9)]
+"""Of one turn: they are summed in metrics that all conversations share."""
 
 Dollars = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=10**8, allow_inf_nan=False)]

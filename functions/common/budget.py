@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from botocore.exceptions import ClientError
 
 from functions.common import aws
-from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent, ResultRefused, StepgramError
+from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent, SnapshotMissing, StepgramError
 from functions.common.models import known
 from functions.common.observability import logger, measure
 from functions.common.settings import BudgetSettings, LedgerSettings, ReserveSettings
@@ -90,6 +90,9 @@ OTHER = "other"
 """The model of a record that names none of `models.toml`: names that the agent makes up would fill the sums."""
 
 MILLIONTH = Decimal("0.000001")
+
+MET = frozenset({"None", "ConditionalCheckFailed", "TransactionConflict"})
+"""Why a transaction is cancelled when others wrote meanwhile (API reference, TransactWriteItems)."""
 
 Scope = Literal["chat", "all"]
 Period = Literal["day", "month"]
@@ -288,7 +291,7 @@ class Ledger:
         for key in self._snapshots.keys(costs_prefix(session_id, turn_id))[:RUNS]:
             try:
                 found.append(self._snapshots.read(key, RunCost))
-            except ResultRefused as error:
+            except SnapshotMissing as error:
                 logger.error("a record of costs is none", key=key, cause=str(error))
         return found
 
@@ -409,7 +412,8 @@ class Ledger:
         try:
             self._dynamodb.transact_write_items(TransactItems=writes)
         except ClientError as error:
-            if error.response["Error"]["Code"] != "TransactionCanceledException":
+            reasons: list[Any] = error.response.get("CancellationReasons", [])
+            if not reasons or not MET.issuperset(reason.get("Code", "None") for reason in reasons):
                 raise
             return False
         return True

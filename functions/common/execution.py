@@ -9,6 +9,13 @@ from typing import Any
 from pydantic import BaseModel
 
 
+class Entry(BaseModel):
+    """This visit of a state (`$$.State`): when it was entered, and how often it was retried since."""
+
+    EnteredTime: str
+    RetryCount: int = 0
+
+
 class Failure(BaseModel):
     """What a Catch puts into the state: Step Functions' own names."""
 

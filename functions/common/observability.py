@@ -33,7 +33,10 @@ METRICS = {
     "WaitingSeconds": ("Seconds", "how long a turn that still waits has waited, told every 15 minutes"),
     "FirstSignSeconds": ("Seconds", "from a turn's start until the chat showed that its message was taken up"),
     "AgentSeconds": ("Seconds", "what the agent worked on a turn"),
-    "CostUsd": ("None", "what a run of the agent cost, in US dollars, as the CLI reckons; failed runs, too"),
+    "CostUsd": (
+        "None",
+        "what a run of the agent cost in US dollars, as its endpoint reckons; failed runs, too",
+    ),
     "CostsNotCounted": ("Count", "times that costs could not be counted; whoever comes next counts them"),
     "InputTokens": ("Count", "tokens the model read for a turn, cached ones included"),
     "OutputTokens": ("Count", "tokens the model wrote for a turn"),

@@ -137,7 +137,7 @@ def draft_id(turn_id: str) -> int:
 
 
 def _context(turn_id: str, session_key: str) -> dict[str, str]:
-    return {"purpose": "progress", "turn_id": turn_id, "session_key": session_key}
+    return {"purpose": "callback", "turn_id": turn_id, "session_key": session_key}
 
 
 def tell(function: str, report: Report) -> None:

@@ -32,8 +32,8 @@ CURRENT = "runs = :run AND attribute_not_exists(run_ended)"
 
 
 class Seat(BaseModel):
-    """A run as trusted code knows it: its number, what it was given to go on from, and what its turn may have cost by
-    its end, in US dollars."""
+    """A run as trusted code knows it: its number, what it was given to go on from, what its turn may have cost by its
+    end, in US dollars, and the ids of the models that may answer."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,6 +44,7 @@ class Seat(BaseModel):
     manifest: str | None
     going_on: str | None
     budget_usd: float
+    models: frozenset[str]
 
 
 class Running(BaseModel):

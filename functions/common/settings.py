@@ -227,7 +227,7 @@ class ModelSettings(Settings):
         return self.model, self.opus, self.sonnet, self.haiku
 
 
-class CallbackSettings(NoticeSettings, SessionSettings, ModelSettings):
+class CallbackSettings(NoticeSettings, SessionSettings):
     """The callback."""
 
 
@@ -330,7 +330,7 @@ class AcquireLockSettings(LockSettings, TicketSettings):
     callback_function: str = Field(alias="CALLBACK_FUNCTION", description="The callback's name or ARN")
 
 
-class RunAgentSettings(AccessSettings, ReserveSettings):
+class RunAgentSettings(AccessSettings, ReserveSettings, ModelSettings):
     """RunAgent."""
 
     agent_function: str = Field(alias="AGENT_FUNCTION", description="The agent's name or ARN")

@@ -36,6 +36,7 @@ from functions.common.beliefs import (
     SessionId,
     Shown,
     Subpath,
+    Tokens,
     TurnId,
     Word,
     below,
@@ -206,8 +207,8 @@ class RunSummary(Frozen):
     characters: Count
     cost_usd: Dollars
     session_cost_usd: Dollars
-    input_tokens: Count
-    output_tokens: Count
+    input_tokens: Tokens
+    output_tokens: Tokens
     model_turns: Count
     model: Word
     seconds: Seconds

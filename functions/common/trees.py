@@ -23,7 +23,13 @@ PACKED_BELOW = 256 * 1024
 PACK_BYTES = 8 * 1024 * 1024
 
 TREE_BYTES = 64 * 1024 * 1024
-"""Bytes a list of files may have, which are some 300,000 files, links and folders."""
+"""Bytes a list of files may have."""
+
+ENTRIES = 200_000
+"""Files, links, folders and objects it may have, by its braces: the parser needs up to 1.3 KB of memory for each."""
+
+ITEMS = 12 * ENTRIES
+"""Values it may have, by its commas."""
 
 
 class Entry(BaseModel):
@@ -64,9 +70,10 @@ def read_tree(snapshots: Snapshots, reference: TreeReference | None) -> Tree:
     if reference is None:
         return Tree()
     what = snapshots.uri(reference.key)
-    tree = parsed(
-        decompressed(snapshots.get(reference.key, DOCUMENT_BYTES), what, TREE_BYTES), Tree, what, at_most=TREE_BYTES
-    )
+    body = decompressed(snapshots.get(reference.key, DOCUMENT_BYTES), what, TREE_BYTES)
+    if body.count(b"{") > ENTRIES or body.count(b",") > ITEMS:
+        raise ResultRefused(f"{what} lists more than {ENTRIES:,} files, links and folders")
+    tree = parsed(body, Tree, what, at_most=TREE_BYTES)
     problem = _problem(tree, reference)
     if problem is not None:
         raise ResultRefused(f"{what} cannot be: {problem}")
@@ -94,6 +101,8 @@ def _problem(tree: Tree, reference: TreeReference) -> str | None:
             return f"the link {entry.path!r} leads out of the workspace"
         if entry.kind == "file" and not _lies_in(tree, entry):
             return f"{entry.path!r} does not lie in its object"
+    if {entry.object for entry in files} != set(range(len(tree.objects))):
+        return "it names an object that no file lies in"
     return None
 
 

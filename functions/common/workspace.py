@@ -25,7 +25,17 @@ from pathspec import GitIgnoreSpec
 
 from functions.common.folders import open_file, opened
 from functions.common.snapshots import PARALLEL, LeftOut, Reason, Snapshots, TreeReference, session_prefix
-from functions.common.trees import PACK_BYTES, PACKED_BELOW, Entry, Stored, Tree, by_object, read_tree, write_tree
+from functions.common.trees import (
+    PACK_BYTES,
+    PACKED_BELOW,
+    Entry,
+    Stored,
+    Tree,
+    by_object,
+    leads_outside,
+    read_tree,
+    write_tree,
+)
 
 MAX_PACKS = 16
 """Packs of a version; with more, the small ones are written again as few."""
@@ -203,9 +213,7 @@ class Workspace:
         target = os.readlink(name, dir_fd=here)
         if os.path.isabs(target) and Path(target).is_relative_to(self.folder):
             target = os.path.relpath(target, place.parent)
-        lexical = os.path.normpath(os.path.join(os.path.dirname(path), target))
-        outside = os.path.isabs(target) or lexical == ".." or lexical.startswith("../")
-        reason: Reason | None = "outside" if outside else None
+        reason: Reason | None = "outside" if leads_outside(path, target) else None
         if reason is None and _is_endless(name, here):
             reason = "not_a_file"
         if reason is None and not Path(os.path.realpath(place)).is_relative_to(self._place):

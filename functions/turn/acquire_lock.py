@@ -9,19 +9,12 @@ from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.envelope import Chat
-from functions.common.execution import redrive_count, seconds_since
+from functions.common.execution import Entry, redrive_count, seconds_since
 from functions.common.lock import Claim
 from functions.common.lock_table import LockTable
 from functions.common.observability import StepRequest, measure, step
 from functions.common.progress import TICKET_SECONDS, Report, Ticket, issue, tell
 from functions.common.settings import AcquireLockSettings
-
-
-class Entry(BaseModel):
-    """This visit of the state (`$$.State`): when it was entered, and how often it was retried since."""
-
-    EnteredTime: str
-    RetryCount: int = 0
 
 
 class Request(StepRequest):

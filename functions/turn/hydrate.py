@@ -1,4 +1,4 @@
-"""Hydrate: under the lock, find the snapshot to go on from, see that it is all there, and give the agent access."""
+"""Hydrate: under the lock, find the snapshot to go on from, and see that it is all there."""
 
 from __future__ import annotations
 

@@ -21,13 +21,13 @@ from functions.common.approvals import Decision
 from functions.common.budget import reserve, settle
 from functions.common.envelope import Chat, Message
 from functions.common.errors import SnapshotMissing, StepgramError
-from functions.common.execution import redrive_count
+from functions.common.execution import Entry, redrive_count
 from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
 from functions.common.progress import Ticket, issue
 from functions.common.runs import Answers, RunTable, Seat
 from functions.common.settings import RunAgentSettings
-from functions.common.snapshots import InboxFile, RunResult, RunSummary, Snapshots, result_key
+from functions.common.snapshots import Expected, InboxFile, RunResult, RunSummary, Snapshots, result_key
 
 PASSING = (
     "TooManyRequestsException",
@@ -57,13 +57,6 @@ class SessionState(BaseModel):
     captions: tuple[str, ...] = ()
 
 
-class Entry(BaseModel):
-    """This visit of the state (`$$.State`): when it was entered, and how often it was retried since."""
-
-    EnteredTime: str
-    RetryCount: int = 0
-
-
 class Request(StepRequest):
     """The message, the session to continue, the lock for it, and the token that the run's end answers."""
 
@@ -80,11 +73,6 @@ class Request(StepRequest):
     def attempt(self) -> int:
         """The execution's redrive count."""
         return redrive_count(self.execution)
-
-    @property
-    def may_have_spent(self) -> bool:
-        """Whether the turn may have had a run before, as far as its state tells."""
-        return bool(self.attempt or self.session.part or self.entry.RetryCount)
 
     @property
     def sequence(self) -> str:
@@ -124,8 +112,6 @@ def handler(request: Request) -> Result:
     request.lock.check(request.attempt)
     settings, session = RunAgentSettings.load(), request.session
     runs, answers = RunTable(settings.table, aws.dynamodb()), Answers(aws.step_functions())
-    spent = settle(settings, request.session_key, request.turn_id) if request.may_have_spent else 0.0
-    budget = reserve(settings, request.session_key, request.turn_id, settings.max_budget_usd - spent)
     number = runs.begin(request.session_key, request.turn_id, request.attempt, request.sequence, request.token)
     if number is None:
         logger.info("a later try of this state came first")
@@ -135,8 +121,10 @@ def handler(request: Request) -> Result:
         runs.end(request.session_key, request.turn_id, number)
         answers.succeeded(request.token, known)
         return Result(run=number, outcome="the stored result is taken")
+    spent = settle(settings, request.session_key, request.turn_id) if number > 1 else 0.0
+    budget = reserve(settings, request.session_key, request.turn_id, settings.max_budget_usd - spent)
     known_of = session.model_dump(include={"session_id", "part", "version", "manifest", "going_on"})
-    seat = Seat(number=number, budget_usd=spent + budget, **known_of)
+    seat = Seat(number=number, budget_usd=spent + budget, models=frozenset(settings.models), **known_of)
     ticket = Ticket(
         chat=request.chat,
         message_id=request.message.id,
@@ -166,12 +154,12 @@ def handler(request: Request) -> Result:
 def found(settings: RunAgentSettings, request: Request) -> RunSummary | None:
     """The result of an earlier run of this part, or that of a turn which was stopped while a call waited."""
     session, snapshots = request.session, Snapshots(settings.bucket, aws.s3())
-    stored = _stored(snapshots, request, session.part)
+    stored = _stored(settings, snapshots, request, session.part)
     if stored is not None and stored.answers(session.going_on, request.attempt):
         return stored.summary
     if session.decision is None or session.decision.choice != "stop":
         return None
-    earlier = _stored(snapshots, request, session.part - 1)
+    earlier = _stored(settings, snapshots, request, session.part - 1)
     if earlier is None:
         return None
     stopped = _stopped(earlier, request)
@@ -179,13 +167,22 @@ def found(settings: RunAgentSettings, request: Request) -> RunSummary | None:
     return stopped.summary
 
 
-def _stored(snapshots: Snapshots, request: Request, part: int) -> RunResult | None:
+def _stored(settings: RunAgentSettings, snapshots: Snapshots, request: Request, part: int) -> RunResult | None:
     """The result that one part of this turn left, if it did, and if it and its version can be."""
     session, turn_id = request.session, request.turn_id
+    expected = Expected(
+        session_id=session.session_id,
+        turn_id=turn_id,
+        part=part,
+        version=session.version,
+        budget_usd=settings.max_budget_usd,
+        models=frozenset(settings.models),
+    )
     if not snapshots.exists(result_key(session.session_id, turn_id, part)):
         return None
     try:
         result = snapshots.result(session.session_id, turn_id, part)
+        result.summary.checked(expected)
         manifest = snapshots.manifest(result.summary.manifest)
         manifest.follows(session.session_id, session.version, session.manifest, turn_id)
     except SnapshotMissing as error:

@@ -15,7 +15,7 @@ from functions.common.errors import TelegramError
 from functions.common.observability import logger
 from functions.common.telegram import BotApi
 from functions.webhook.update import KINDS
-from stepgram.embedded.state import Change, Store
+from stepgram.embedded.state import Change, Closed, StateError, Store
 
 POLL_SECONDS = 15
 """Telegram holds the call open for so long; below the Bot API client's read timeout."""
@@ -65,7 +65,12 @@ class Poller:
                 if not self._deliver(update):
                     return
                 offset = int(update["update_id"]) + 1
-                self._store.keep(Change("offset", "", 0, offset))
+                try:
+                    self._store.keep(Change("offset", "", 0, offset))
+                except Closed:
+                    return
+                except StateError as error:  # it is written with the next one
+                    logger.warning("where polling is cannot be kept yet", cause=str(error))
 
     def _deliver(self, update: dict[str, Any]) -> bool:
         """Post until the webhook takes it; False when the stack stops first."""

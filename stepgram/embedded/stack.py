@@ -53,7 +53,7 @@ SETTINGS = {
 """Environment variables of `.env` that become template parameters here."""
 
 BUDGETS = ("DailyBudgetUsd", "MonthlyBudgetUsd", "ChatDailyBudgetUsd", "ChatMonthlyBudgetUsd")
-"""The demo model costs nothing, whatever the CLI reckons."""
+"""The demo model costs nothing, whatever is reckoned by the prices of a real one."""
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK")
 

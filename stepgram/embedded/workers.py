@@ -18,15 +18,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from functions.agent.processes import StillRunning, end_below
+from functions.agent.processes import OWN_TMP, StillRunning, end_below
 from functions.common.folders import NotCleaned, remove
 from functions.common.observability import logger
 from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.state import private
 from stepgram.embedded.template import FunctionSpec
-
-OWN_TMP = "STEPGRAM_OWN_TMP"
-"""Tells the agent that its TMPDIR is its own alone (`functions/agent/conversation.py`), as a container's `/tmp` is."""
 
 IDLE_WORKERS = 3
 """Workers that are kept for their tenants' next messages; of more, the one that was idle longest ends."""
@@ -133,7 +130,7 @@ class WorkerPool:
             if not workers or self._zygote is None:
                 return
             try:
-                end_below(self._zygote.process, keep=[w.process for w in self._all()])
+                end_below(self._zygote.process, keep=[w.process for w in self._all() if w.process])
             except StillRunning as error:
                 logger.warning("a worker's processes still run", cause=str(error))
 

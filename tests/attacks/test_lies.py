@@ -29,7 +29,7 @@ from functions.common.lock_table import LockTable
 from functions.common.sessions import Pointer, SessionTable
 from functions.common.snapshots import Expected, Manifest, RunCost, RunSummary, Snapshots, result_key, session_prefix
 from functions.common.texts import say
-from functions.common.trees import TREE_BYTES, read_tree
+from functions.common.trees import ENTRIES, ITEMS, TREE_BYTES, read_tree
 from stepgram.embedded.aws import AwsEndpoint
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer, Invoker
@@ -554,6 +554,41 @@ def test_a_link_in_a_list_of_files_leads_nowhere_else(world: World) -> None:
         assert liar.step("Hydrate", message={"id": 1, "update_id": 1, "date": 1, "text": "hi"})["notice"] is not None
 
 
+def folders(tree: dict[str, Any]) -> dict[str, Any]:
+    """More folders than a list of files may have; the parser would need a gigabyte for them."""
+    return {**tree, "entries": [{"path": f"{number:07}", "kind": "folder"} for number in range(ENTRIES + 1)]}
+
+
+def numbers(tree: dict[str, Any]) -> dict[str, Any]:
+    """A list that is none, of more values than a list of files may have."""
+    return {**tree, "entries": [0] * (ITEMS + 2)}
+
+
+def unused(tree: dict[str, Any]) -> dict[str, Any]:
+    """An object as large as S3 takes, in which no file lies."""
+    return {**tree, "objects": [*tree["objects"], {"name": "0" * 64, "size": 5 * 10**9}]}
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"), [(folders, "lists more"), (numbers, "lists more"), (unused, "that no file lies in")]
+)
+def test_a_list_of_files_that_would_fill_the_memory_is_not_read(
+    world: World, lie: Callable[[dict[str, Any]], dict[str, Any]], why: str
+) -> None:
+    liar = world.liar()
+    liar.kept.say("tree", lie(liar.kept.document("tree")))
+    manifest = liar.kept.document("manifest")
+    if lie is unused:
+        blobs = f"{liar.kept.key('tree').rpartition('/')[0].rpartition('/')[0]}/blobs/"
+        objects = [*manifest["tree"]["objects"], f"{blobs}{'0' * 64}"]
+        liar.kept.say("manifest", {**manifest, "tree": {**manifest["tree"], "objects": objects}})
+    liar.tell()
+
+    with pytest.raises(ResultRefused, match=why):
+        read_tree(world.snapshots, world.snapshots.manifest(liar.kept.key("manifest")).tree)
+    assert liar.step("Hydrate", message={"id": 1, "update_id": 1, "date": 1, "text": "hi"})["notice"] is not None
+
+
 def test_an_object_is_what_its_length_says_however_it_calls_itself_encoded(world: World) -> None:
     key = f"sessions/{world.truth.pointer.session_id}/bomb"
     world.s3.put_object(Bucket=world.snapshots.bucket, Key=key, Body=BOMB, ContentEncoding="gzip")
@@ -604,6 +639,7 @@ LYING = {
     "model": ["another", "a b", ""],
     "preview": ["x" * 201],
     "seconds": [math.inf],
+    "input_tokens": [-1, 10**9 + 1],
     "model_turns": [-1],
     "status": ["approval", "continue", "failed"],
     "waiting": ["Bash"],

@@ -25,7 +25,7 @@ def test_an_update_posted_to_the_webhook_is_answered_and_remembered(deployed: De
 
 
 def test_the_chat_sees_what_the_agent_says_while_it_works(deployed: Deployed, chat: int) -> None:
-    """Which the agent's function asks the progress function for, by its own role."""
+    """Which the agent's function asks the callback for, by its own role."""
     name = deployed.say(chat, "!slow 3")
     until(lambda: any("word1" in draft for draft in deployed.drafts(chat)), TURN_SECONDS)
 

@@ -18,6 +18,7 @@ from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.template import FunctionSpec
 from tests.conftest import Faults, Person, until
 from tests.workflow.fast_agent import answer_to, fast_agent
+from tests.workflow.test_access import spend
 
 AGENT = "stepgram-AgentFunction"
 Call = Callable[[str, dict[str, Any]], Answer]
@@ -177,25 +178,37 @@ def test_a_state_that_is_entered_again_after_a_kill_begins_a_run_of_its_own(
     assert person.texts(chat) == [answer_to("hello")]
 
 
-def test_a_result_that_was_stored_before_a_kill_is_taken_and_not_made_again(
-    stack: EmbeddedStack, person: Person, chat: int, watch: Watch
+@pytest.mark.parametrize("case", ["it is there", "what it cost is all there was", "it is a lie"])
+def test_a_result_that_was_stored_before_a_kill_is_taken_and_not_made_again_if_it_can_be(
+    stack: EmbeddedStack, person: Person, chat: int, watch: Watch, case: str
 ) -> None:
     seen, handed_in = watch.around, threading.Event()
 
     def unheard(spec: FunctionSpec, event: dict[str, Any], run: Invoker) -> Answer:
         if event.get("what") != "end":
             return seen(spec, event, run)
+        summaries.append(event["summary"])
         handed_in.set()
         return Answer(b'{"gone": true}')
 
+    summaries: list[dict[str, Any]] = []
     stack.functions.around = unheard
     turn = person.say(chat, "hello")
     assert handed_in.wait(60)
+    if case == "what it cost is all there was":
+        spend(stack, f"{chat}:0", 10.0)
+    if case == "it is a lie":
+        stack.functions.around = seen
+        s3, key = client("s3", stack.addresses.aws), summaries[0]["result"]
+        bucket = stack.deployment.outputs["SessionBucket"]
+        stored = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        stored["summary"]["cost_usd"] = 9_999
+        s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(stored))
 
     restarted(stack, person.arn(turn))
 
     assert person.wait(turn).status == "SUCCEEDED"
-    assert len(watch.events) == 1
+    assert len(watch.events) == (2 if case == "it is a lie" else 1)
     assert person.texts(chat) == [answer_to("hello")]
 
 
