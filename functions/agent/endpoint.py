@@ -15,21 +15,22 @@ import contextlib
 import json
 import re
 import secrets
+import socket
 import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from functions.agent.metering import Form, Meter, NotCounted
-from functions.agent.spending import Spending
-from functions.agent.upstream import CONNECTIONS, Upstream
+from functions.agent.request import HEADER_BEGINNINGS, HEADERS, Call, Refused, call, read
+from functions.agent.spending import OverBudget, Spending
+from functions.agent.upstream import CONNECTIONS, Cut, Upstream, break_off
 from functions.common.observability import logger
 from functions.common.settings import AgentSettings
 
@@ -57,30 +58,15 @@ NO_PROFILES = b'{"inferenceProfileSummaries":[]}'
 """The CLI asks for the account's profiles at each start, waits for the answer, and needs none: its models are given."""
 
 HOP = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
-NOT_SENT = HOP | {"host", "content-length", "accept-encoding", "expect", "authorization", "x-api-key", "cookie"}
 NOT_RETURNED = HOP | {"date", "server", "set-cookie", "location"}
-NOT_SENT_BEGINNINGS = ("x-amz-", "proxy-", "x-forwarded-")
-"""Headers that could speak for somebody else, or belong to a signature."""
 
 SPENT = "The budget of this turn is spent."
+NO_ROOM = "Other requests of this turn may cost what is left of its budget."
+RETRY_AFTER = 5
+"""Seconds, for a request that found no room in the budget."""
 
-
-@dataclass(frozen=True)
-class Call:
-    """A request that may pass: its path below the model's root, the model it names, the form of its answer."""
-
-    path: str
-    model: str
-    form: Form | None = None
-    """None: the answer's own type tells."""
-
-
-class Refused(Exception):
-    """A request that does not pass: the HTTP status and why."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
+CUT_SECONDS = 3.0
+"""How long the requests of a run may take to end when they are cut."""
 
 
 class Endpoint:
@@ -93,7 +79,7 @@ class Endpoint:
         self._places = threading.BoundedSemaphore(CONNECTIONS)
         self._upstream = Upstream(settings)
         self._spending: Spending | None = None
-        self._passing: set[BaseHTTPResponse] = set()
+        self._clients: set[socket.socket] = set()
         self._key = secrets.token_urlsafe(16)
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.endpoint = self
@@ -106,15 +92,18 @@ class Endpoint:
 
         Raises ConfigurationError, AwsUnavailable.
         """
-        self._upstream = Upstream(self._settings)
+        upstream = self._upstream = Upstream(self._settings)
         self._spending = spending
         try:
             yield
         finally:
             self._spending = None
-            for answer in list(self._passing):
-                with contextlib.suppress(RuntimeError, OSError):  # it came to its end meanwhile
-                    answer.shutdown()
+            upstream.cut()
+            for client in list(self._clients):
+                with contextlib.suppress(OSError):  # it came to its end meanwhile
+                    client.shutdown(socket.SHUT_RDWR)
+            if spending is not None and not spending.ended(CUT_SECONDS):
+                logger.error("a request to the model goes on after its run")
 
     def close(self) -> None:
         """Listen no more."""
@@ -133,32 +122,52 @@ class Endpoint:
         found = INVOKE.fullmatch(path) if self._settings.provider == "bedrock" else MESSAGES.fullmatch(path)
         if found is None:
             raise Refused(404, f"{path[:200]} is not passed on")
-        if self._settings.provider == "anthropic":
-            return Call(path, self._configured(_named_model(body)))
-        model, action = self._configured(unquote(found[1])), found[2]
-        return Call(f"/model/{quote(model, safe=':')}/{action}", model, "json" if action == "invoke" else "eventstream")
+        document, prompt_tokens = read(body)
+        if self._settings.provider == "bedrock":
+            model, action = self._configured(unquote(found[1])), found[2]
+            form: Form = "json" if action == "invoke" else "eventstream"
+            path = f"/model/{quote(model, safe=':')}/{action}"
+        else:
+            model, form = self._configured(str(document.get("model"))), "sse" if document.get("stream") else "json"
+            if found[1]:
+                return Call(path, model, form)
+        return call(path, model, form, document, prompt_tokens)
 
     @contextlib.contextmanager
-    def passing(self, call: Call, headers: dict[str, str], body: bytes) -> Iterator[tuple[BaseHTTPResponse, Meter]]:
-        """The model's answer, which has begun, and who counts it. Raises Refused, HTTPError, NotCounted."""
-        with self._places:
-            spending = self._spending
-            if spending is None:
-                raise Refused(403, "no run is under way")
-            if spending.is_over:
-                spending.refused = True
-                raise Refused(402, SPENT)
-            request = uuid.uuid4().hex
-            answer = self._upstream.ask(call.path, {**headers, "accept-encoding": "identity"}, body)
-            form = call.form or ("sse" if answer.headers.get("content-type", "").startswith("text/event") else "json")
-            meter = Meter(form, call.model, lambda spent: spending.told(request, spent))
-            self._passing.add(answer)
-            try:
-                yield answer, meter
-            finally:
-                self._passing.discard(answer)
-                meter.cut_off()
-                answer.close()  # one that was read to its end has given its connection back
+    def passing(
+        self, call: Call, headers: dict[str, str], body: bytes, client: socket.socket
+    ) -> Iterator[tuple[BaseHTTPResponse, Meter, Spending]]:
+        """The model's answer, which has begun, who counts it and who pays. Raises Refused, HTTPError, NotCounted."""
+        upstream, spending, request = self._upstream, self._spending, uuid.uuid4().hex
+        if spending is None:
+            raise Refused(403, "no run is under way")
+        try:
+            if not spending.begin(request, call.most_usd):
+                raise Refused(429, NO_ROOM, RETRY_AFTER)
+        except OverBudget as error:
+            raise Refused(402, SPENT) from error
+        unanswered_usd = 0.0
+        self._clients.add(client)
+        try:
+            with self._places:
+                unanswered_usd = call.unanswered_usd
+                answer = upstream.ask(call.path, {**headers, "accept-encoding": "identity"}, body)
+                if answer.status != 200:
+                    unanswered_usd = 0.0
+                streams = answer.headers.get("content-type", "").startswith("text/event-stream")
+                form: Form = call.form if call.form == "eventstream" else "sse" if streams else "json"
+                meter = Meter(form, call.model, lambda spent: spending.told(request, spent))
+                try:
+                    yield answer, meter, spending
+                finally:
+                    meter.cut_off()
+                    answer.close()  # one that was read to its end has given its connection back
+        except (Cut, NewConnectionError, ConnectTimeoutError):  # it was not sent
+            unanswered_usd = 0.0
+            raise
+        finally:
+            self._clients.discard(client)
+            spending.end(request, unanswered_usd)
 
     def profile(self, path: str) -> bytes:
         """What Bedrock says of a configured application's profile. Raises Refused, HTTPError."""
@@ -181,14 +190,6 @@ class Endpoint:
         if model not in self._models:
             raise Refused(403, f"the model {model[:100]} is not configured")
         return model
-
-
-def _named_model(body: bytes) -> str:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, "the body is not JSON") from error
-    return str(document.get("model")) if isinstance(document, dict) else ""
 
 
 class _Server(ThreadingTCPServer):
@@ -253,18 +254,19 @@ class _Handler(BaseHTTPRequestHandler):
             if path is None:
                 raise Refused(404, "there is nothing here")
             body = self._body()
-            with endpoint.passing(endpoint.call(path, body), self._sent(), body) as (answer, meter):
-                self._pass_on(endpoint, answer, meter)
+            asked = endpoint.call(path, body)
+            with endpoint.passing(asked, self._sent(), body, self.connection) as passing:
+                self._pass_on(endpoint, *passing)
         except Refused as error:
-            self._refuse(error.status, str(error))
+            self._refuse(error.status, str(error), error.retry_after)
         except HTTPError as error:
             self._refuse(502, f"the model's endpoint does not answer: {type(error).__name__}")
             logger.warning("the model's endpoint does not answer", cause=str(error))
 
-    def _pass_on(self, endpoint: Endpoint, answer: BaseHTTPResponse, meter: Meter) -> None:
+    def _pass_on(self, endpoint: Endpoint, answer: BaseHTTPResponse, meter: Meter, spending: Spending) -> None:
         """The answer, as it comes; one that breaks off breaks off here. Raises Refused and HTTPError before it begins.
 
-        The meter hears each piece first, so that nothing is answered that is not counted.
+        The meter hears each piece first, so that nothing is answered that is not counted; what nobody takes counts, too.
         """
         headers = {name.lower(): value for name, value in answer.headers.items()}
         returned = {name: value for name, value in headers.items() if name not in NOT_RETURNED}
@@ -284,11 +286,14 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             while data := answer.read1(PIECE_BYTES):
                 meter.hear(data)
+                if spending.is_far_over:
+                    raise OverBudget(SPENT)
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")
-        except (HTTPError, NotCounted, OSError) as error:
+        except (HTTPError, NotCounted, OverBudget, OSError) as error:
             logger.warning("an answer of the model breaks off", cause=f"{type(error).__name__}: {error}")
+            _hear_rest(answer, meter)
         return None
 
     def _sent(self) -> dict[str, str]:
@@ -296,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {
             name.lower(): " ".join(value.split())
             for name, value in self.headers.items()
-            if name.lower() not in NOT_SENT and not name.lower().startswith(NOT_SENT_BEGINNINGS)
+            if name.lower() in HEADERS or name.lower().startswith(HEADER_BEGINNINGS)
         }
 
     def _body(self) -> bytes:
@@ -319,10 +324,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._begin(status, {"content-type": "application/json", **headers, "content-length": str(len(body))})
         self.wfile.write(body)
 
-    def _refuse(self, status: int, why: str) -> None:
+    def _refuse(self, status: int, why: str, retry_after: int | None = None) -> None:
         """An error of our own, in the words of both Bedrock and the Messages API."""
         error = {"type": "invalid_request_error", "message": why}
-        self._whole(status, {}, json.dumps({"type": "error", "message": why, "error": error}).encode())
+        headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+        self._whole(status, headers, json.dumps({"type": "error", "message": why, "error": error}).encode())
+
+
+def _hear_rest(answer: BaseHTTPResponse, meter: Meter) -> None:
+    """Take no more of an answer; what has arrived of it was made, and counts."""
+    with contextlib.suppress(HTTPError, NotCounted, OSError, RuntimeError):
+        break_off(answer)
+        while data := answer.read1(PIECE_BYTES):
+            meter.hear(data)
 
 
 def _count(meter: Meter, whole: bytes) -> None:

@@ -20,7 +20,10 @@ from functions.common.models import Usage, known
 Form = Literal["eventstream", "sse", "json"]
 
 CHARACTERS_A_TOKEN = 4
-"""By which an answer that broke off is reckoned: its end would have told."""
+"""By which an answer is reckoned until its end tells."""
+
+TOLD_TOKENS = 1000
+"""An answer that goes on tells what it has cost after so many more tokens."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class NotCounted(Exception):
 
 
 class Meter:
-    """Listens to one answer. `told` hears what it has cost when it begins, when its end tells, and when it is cut off.
+    """Listens to one answer. `told` hears what it has cost when it begins, as it grows, when its end tells, and when it
+    is cut off.
 
     `model` is the one that was asked; the answer's own name of it counts.
     """
@@ -60,8 +64,12 @@ class Meter:
 
     def cut_off(self) -> None:
         """The answer ends here, whole or not. What was said counts where its end did not tell."""
+        self._said(1)
+
+    def _said(self, more: int) -> None:
+        """Tell what was said, when that is so many tokens more than was told."""
         said = self._characters // CHARACTERS_A_TOKEN
-        if said > int(self._usage.get("output_tokens") or 0):
+        if said >= int(self._usage.get("output_tokens") or 0) + more:
             self._usage["output_tokens"] = said
             self._tell()
 
@@ -74,6 +82,7 @@ class Meter:
         elif kind == "content_block_delta":
             texts = (text for name, text in event["delta"].items() if name != "type" and isinstance(text, str))
             self._characters += sum(map(len, texts))
+            self._said(TOLD_TOKENS)
         elif kind == "message_delta" and event.get("usage"):
             self._usage.update({name: value for name, value in event["usage"].items() if value is not None})
             self._tell()

@@ -9,7 +9,11 @@ https://platform.claude.com/docs/en/api/overview (Authentication).
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,6 +23,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 from botocore.httpsession import get_cert_path
+from urllib3.exceptions import HTTPError
 
 from functions.common import aws
 from functions.common.errors import ConfigurationError
@@ -26,6 +31,8 @@ from functions.common.secrets import secret
 from functions.common.settings import AgentSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from urllib3.response import BaseHTTPResponse
 
 ACCOUNT_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -55,6 +62,10 @@ def model_keys(secret_id: str | None) -> dict[str, str]:
     return {name: str(value) for name, value in document.items()}
 
 
+class Cut(HTTPError):
+    """Nothing is asked any more."""
+
+
 class Upstream:
     """The model's endpoint with the keys of now. Its connections are its own: a new one has none that died.
 
@@ -62,6 +73,9 @@ class Upstream:
     """
 
     def __init__(self, settings: AgentSettings) -> None:
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._connecting = threading.Lock()
+        self._is_cut = False
         region = settings.bedrock_region or settings.region
         on_bedrock = settings.provider == "bedrock"
         self._region = region
@@ -93,6 +107,20 @@ class Upstream:
         """
         return self._send(self._pool, "POST", self._root, path, headers, body)
 
+    def cut(self) -> None:
+        """Break off what is under way, and ask nothing any more. From any thread."""
+        with self._connecting:
+            self._is_cut = True
+            for connected in self._sockets:
+                _shut_down(connected)
+
+    def connected(self, to: socket.socket) -> None:
+        """A connection was made. Raises Cut."""
+        with self._connecting:
+            if self._is_cut:
+                raise Cut("the run is over")
+            self._sockets.add(to)
+
     def look_up(self, path: str) -> BaseHTTPResponse:
         """GET from Bedrock's control plane; the whole answer. Raises urllib3's HTTPError."""
         pool = _pool(self._control)
@@ -100,7 +128,9 @@ class Upstream:
 
     @cached_property
     def _pool(self) -> urllib3.HTTPConnectionPool:
-        return _pool(self._root)
+        pool = _pool(self._root)
+        pool.ConnectionCls = _watched(pool.ConnectionCls, self.connected)
+        return pool
 
     def _send(
         self,
@@ -112,6 +142,8 @@ class Upstream:
         body: bytes | None,
         **more: Any,
     ) -> BaseHTTPResponse:
+        if self._is_cut:
+            raise Cut("the run is over")
         signed = {**headers, **self._authorisation(method, root + path, body)}
         target = urlsplit(root).path + path
         options = {"preload_content": False, "decode_content": False, **more}
@@ -141,3 +173,28 @@ def _pool(root: str) -> urllib3.HTTPConnectionPool:
     timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS)
     trusted = {"ca_certs": get_cert_path(True)} if root.startswith("https:") else {}
     return urllib3.connection_from_url(root, maxsize=CONNECTIONS, timeout=timeout, **trusted)
+
+
+def break_off(answer: BaseHTTPResponse) -> None:
+    """Take nothing more from the model; what has arrived already can still be read."""
+    connection: Any = answer.connection
+    if connection is not None:
+        _shut_down(connection.made)
+
+
+def _watched(base: Any, connected: Callable[[socket.socket], None]) -> Any:
+    """A class of connections that tell when they are made. (`sock` is taken away from one that is used once.)"""
+
+    class Watched(base):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            self.made = self.sock
+            connected(self.sock)
+
+    return Watched
+
+
+def _shut_down(connected: socket.socket) -> None:
+    """Hang up; what has arrived can still be read. (`SSLSocket.shutdown` would forget how to decipher it.)"""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)

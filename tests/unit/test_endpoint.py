@@ -22,7 +22,7 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.agent import endpoint, upstream
+from functions.agent import endpoint, request, spending, upstream
 from functions.agent.endpoint import Endpoint
 from functions.agent.metering import Form, Meter, NotCounted, Spent
 from functions.agent.spending import Spending
@@ -36,6 +36,7 @@ from tests.conftest import until
 
 MODEL = "global.anthropic.claude-opus-5-5"
 STREAM, INVOKE = f"/model/{MODEL}/invoke-with-response-stream", f"/model/{MODEL}/invoke"
+BODY = b'{"messages": [], "max_tokens": 1000}'
 SECONDS = 10
 ROLE = Credentials("role-key", "role-secret", "role-token")
 
@@ -57,6 +58,7 @@ class Model:
     plays: list[list[bytes | float]] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
     connections: int = 0
+    played: int = 0
 
     def __post_init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -82,6 +84,7 @@ class Model:
                 self.requests.append((method, target, headers, body))
                 for part in self.plays.pop(0):
                     time.sleep(part) if isinstance(part, float) else near.sendall(part)
+                self.played += 1
                 if not self.plays:
                     return
 
@@ -117,6 +120,10 @@ def sse(*events: dict[str, Any]) -> bytes:
     return b"".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in events)
 
 
+def named(model: str = "claude-opus-5-5", **more: Any) -> bytes:
+    return json.dumps({"model": model, **json.loads(BODY), **more}).encode()
+
+
 def cost(input_tokens: int, output_tokens: int, model: str = MODEL) -> float:
     return known().cost(model, Usage(input_tokens=input_tokens, output_tokens=output_tokens))
 
@@ -142,7 +149,7 @@ class Cli:
         return http.client.HTTPConnection("127.0.0.1", urlsplit(self.endpoint.url).port or 0, timeout=SECONDS)
 
     def begin(
-        self, path: str, body: bytes = b"{}", method: str = "POST", key: bool = True, **headers: str
+        self, path: str, body: bytes = BODY, method: str = "POST", key: bool = True, **headers: str
     ) -> http.client.HTTPResponse:
         connection = self.connect()
         connection.request(
@@ -153,7 +160,7 @@ class Cli:
         )
         return connection.getresponse()
 
-    def ask(self, path: str = STREAM, body: bytes = b"{}", **given: Any) -> tuple[int, bytes]:
+    def ask(self, path: str = STREAM, body: bytes = BODY, **given: Any) -> tuple[int, bytes]:
         answer = self.begin(path, body, **given)
         return answer.status, answer.read()
 
@@ -195,14 +202,14 @@ def test_a_stream_passes_byte_by_byte_and_is_counted(model: Model, opens: Opens,
     model.plays = [[*streamed(*pieces), END]]
     cli = opens()
 
-    answer = cli.begin(STREAM, b'{"messages": []}', anthropic_beta="a,b", anthropic_version="v")
+    answer = cli.begin(STREAM, BODY, anthropic_beta="a,b", anthropic_version="v")
 
     assert (answer.status, answer.read()) == (200, ANSWER)
     assert answer.getheader("x-amzn-requestid") == "r1"
     assert cli.spending.cost_usd == pytest.approx(cost(1000, 100))
     assert (cli.spending.input_tokens, cli.spending.output_tokens) == (1000, 100)
     method, target, headers, body = model.requests[0]
-    assert (method, target, body) == ("POST", STREAM, b'{"messages": []}')
+    assert (method, target, body) == ("POST", STREAM, BODY)
     assert (headers["anthropic-beta"], headers["anthropic-version"]) == ("a,b", "v")
     assert headers["accept-encoding"] == "identity"
 
@@ -226,7 +233,7 @@ def test_the_messages_api_passes_and_is_counted(model: Model, opens: Opens) -> N
     model.plays = [[*streamed(events[:33], events[33:], kind="text/event-stream"), END]]
     cli = opens({"ANTHROPIC_API_KEY": "sk"}, MODEL_PROVIDER="anthropic")
 
-    status, body = cli.ask("/v1/messages?beta=true", b'{"model": "claude-opus-5-5"}', x_api_key="the agent's")
+    status, body = cli.ask("/v1/messages?beta=true", named(), x_api_key="the agent's")
 
     assert (status, body) == (200, events)
     assert cli.spending.cost_usd == pytest.approx(cost(1000, 50))
@@ -239,7 +246,7 @@ def test_a_whole_answer_passes_and_is_counted(model: Model, opens: Opens, provid
     document = json.dumps({"type": "message", "model": MODEL, "usage": {"input_tokens": 10, "output_tokens": 5}})
     model.plays = [whole(document.encode(), 200, "Content-Type: application/json")]
     cli = opens(MODEL_PROVIDER=provider)
-    path, body = (INVOKE, b"{}") if provider == "bedrock" else ("/v1/messages", b'{"model": "claude-opus-5-5"}')
+    path, body = (INVOKE, BODY) if provider == "bedrock" else ("/v1/messages", named())
 
     assert cli.ask(path, body) == (200, document.encode())
     assert cli.spending.cost_usd == pytest.approx(cost(10, 5))
@@ -249,7 +256,7 @@ def test_counting_tokens_costs_nothing(model: Model, opens: Opens) -> None:
     model.plays = [whole(b'{"input_tokens": 9}', 200, "Content-Type: application/json")]
     cli = opens(MODEL_PROVIDER="anthropic")
 
-    assert cli.ask("/v1/messages/count_tokens?beta=true", b'{"model": "claude-opus-5-5"}')[0] == 200
+    assert cli.ask("/v1/messages/count_tokens?beta=true", named())[0] == 200
     assert cli.spending.cost_usd == 0
 
 
@@ -353,7 +360,7 @@ def test_another_accounts_keys_sign(model: Model, opens: Opens, path: str) -> No
     model.plays = [whole(b"{}", 400)]
     keys = {"AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_SESSION_TOKEN": "t"}
 
-    opens(keys).ask(path, b'{"x": 1}', x_amz_security_token="the agent's", authorization="the agent's")
+    opens(keys).ask(path, BODY, x_amz_security_token="the agent's", authorization="the agent's")
 
     headers = model.requests[0][2]
     assert headers["authorization"] == signature(model.requests[0], Credentials("other", "hidden", "t"))
@@ -553,6 +560,149 @@ def test_the_record_is_written_while_the_run_goes_on(model: Model, opens: Opens)
     assert kept.records[0].cost_usd == pytest.approx(cost(1000, 1))
     answer.read()
     until(lambda: kept.records[-1].cost_usd == round(cost(1000, 100), 6), SECONDS)
+
+
+def test_what_had_no_answer_when_its_run_ended_counts_and_goes_no_further(model: Model, opens: Opens) -> None:
+    """A whole answer is made, and paid for, whoever hangs up; one that streams is not."""
+    model.plays = [[30.0], [30.0]]
+    for path, expected in ((INVOKE, cost(len(BODY) // 4, 1000)), (STREAM, cost(len(BODY) // 4, 0))):
+        cli = opens()
+        later = Spending(Kept(), "s", "t2", MODEL)
+        with cli.endpoint.serving(later), contextlib.suppress(OSError, http.client.HTTPException):
+            asking = threading.Thread(target=_quietly, args=(cli, path))
+            asking.start()
+            until(lambda: not model.plays or len(model.plays) == 1 and path == INVOKE, SECONDS)
+        assert later.cost_usd == pytest.approx(expected, rel=0.3), "counted when the run has ended"
+        asking.join(SECONDS)
+        assert not asking.is_alive()
+
+
+def test_what_was_refused_or_never_reached_the_model_costs_nothing(model: Model, opens: Opens) -> None:
+    model.plays = [whole(b"{}", 429)]
+    cli = opens()
+    assert cli.ask(INVOKE)[0] == 429
+    model.close()
+    assert opens(MODEL_BASE_URL="http://127.0.0.1:9").ask(INVOKE)[0] == 502
+
+    assert cli.spending.cost_usd == 0
+
+
+def test_requests_at_once_cannot_spend_what_is_left_many_times(model: Model, opens: Opens) -> None:
+    most = cost(len(BODY), 1000)
+    document = json.dumps({"type": "message", "model": MODEL, "usage": {"input_tokens": 10, "output_tokens": 1000}})
+    model.plays = [[0.1, *whole(document.encode())] for _ in range(20)]
+    cli = opens(budget=3 * most)
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda: answers.append(cli.ask(INVOKE)[0])) for _ in range(20)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+
+    assert sorted(set(answers)) == [200, 402]
+    assert cli.spending.cost_usd <= 4 * most
+
+
+def test_who_waits_too_long_for_room_is_told_to_come_again(
+    model: Model, opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spending, "ROOM_SECONDS", 0.1)
+    model.plays = [[*streamed(chunk(message_start()), 30.0)]]
+    cli = opens(budget=cost(1500, 1000))
+    assert cli.begin(STREAM).status == 200
+
+    refused = cli.begin(STREAM)
+
+    assert (refused.status, refused.getheader("retry-after")) == (429, str(endpoint.RETRY_AFTER))
+    assert len(model.requests) == 1
+
+
+def test_an_answer_far_beyond_the_budget_is_cut_in_its_middle(model: Model, opens: Opens) -> None:
+    said = chunk(delta("x" * 40_000))
+    model.plays = [[*streamed(chunk(message_start()), *[said] * 50, 30.0)]]
+    cli = opens(budget=cost(1000, 20_000))
+
+    with pytest.raises(http.client.IncompleteRead):
+        cli.begin(STREAM, _with(max_tokens=10**6)).read()
+
+    assert cost(1000, 40_000) <= cli.spending.cost_usd
+    assert cli.ask()[0] == 402
+
+
+def test_what_arrived_before_it_was_cut_counts(model: Model, opens: Opens) -> None:
+    """Whoever hangs up pays for what was made until then."""
+    model.plays = [[*streamed(chunk(message_start()), chunk(delta("x" * 40_000)), chunk(message_delta(12_345))), END]]
+    cli = opens()
+    answer = cli.endpoint._upstream.ask(STREAM, {}, BODY)
+    meter = Meter("eventstream", MODEL, lambda spent: cli.spending.told("r", spent))
+    until(lambda: model.played, SECONDS)
+
+    endpoint._hear_rest(answer, meter)
+
+    assert cli.spending.cost_usd == pytest.approx(cost(1000, 12_345))
+
+
+def _quietly(cli: Cli, path: str) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        cli.ask(path)
+
+
+def _with(**more: Any) -> bytes:
+    return json.dumps({**json.loads(BODY), **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (_with(tools=[{"type": "web_search_20250305", "name": "web_search"}]), "web_search"),
+        (_with(tools={"type": "web_search_20250305"}), "tools"),
+        (_with(mcp_servers=[{"url": "https://x"}]), "mcp_servers"),
+        (_with(speed="fast"), "speed"),
+        (_with(service_tier="priority"), "service_tier"),
+        (_with(inference_geo="us"), "inference_geo"),
+        (_with(container={"skills": []}), "container"),
+        (_with(context_management={"edits": [{"type": "compact_20260112"}]}), "context_management"),
+        (_with(context_management={"edits": {}}), "context_management"),
+        (_with(max_tokens=None), "max_tokens"),
+        (_with(max_tokens=-1), "max_tokens"),
+        (_with(max_tokens=True), "max_tokens"),
+        (BODY[:-1] + b', "max_tokens": 2}', "twice"),
+        (b"[]", "object"),
+        (b"[" * 100_000, "JSON"),
+    ],
+)
+def test_what_costs_more_than_its_tokens_does_not_pass(model: Model, opens: Opens, body: bytes, named: str) -> None:
+    status, words = opens().ask(STREAM, body)
+
+    assert status == 400
+    assert named in json.loads(words)["message"]
+    assert model.requests == []
+
+
+def test_headers_that_ask_for_more_do_not_pass(model: Model, opens: Opens) -> None:
+    model.plays = [whole(b"{}", 429)]
+
+    opens().ask(
+        x_amzn_bedrock_service_tier="priority",
+        x_amzn_bedrock_performanceconfig_latency="optimized",
+        x_http_method_override="GET",
+        x_stepgram_process="p",
+        x_claude_code_session_id="s",
+    )
+
+    names = model.requests[0][2].keys()
+    assert {"x-stepgram-process", "x-claude-code-session-id"} <= names
+    assert not [name for name in names if name.startswith(("x-amzn", "x-http"))]
+
+
+def test_an_image_is_reckoned_as_an_image() -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": "A" * 4_000_000}
+    body = _with(messages=[{"role": "user", "content": [{"type": "image", "source": source}]}])
+
+    _, tokens = request.read(body)
+
+    assert request.IMAGE_TOKENS <= tokens < request.IMAGE_TOKENS + 100
 
 
 @given(st.lists(st.binary(max_size=200), max_size=10), st.sampled_from(["eventstream", "sse", "json"]))

@@ -29,10 +29,7 @@ from tests.workflow.fast_agent import answer_to, fast_agent
 
 WRITES = ("PutItem", "UpdateItem", "TransactWriteItems", "PutObject", "SendTaskSuccess")
 STEPS = [
-    (
-        "RunAgent",
-        ["TransactWriteItems", "UpdateItem", "invoke"],
-    ),  # reserved; begun; started
+    ("RunAgent", ["UpdateItem", "TransactWriteItems", "invoke"]),  # begun; reserved; started
     ("Agent", ["begin", *["PutObject"] * 5, "end"]),  # transcript, manifest, debug log, costs, result
     ("Persist", ["TransactWriteItems"] * 2),  # the snapshot; then the sums of costs
     (

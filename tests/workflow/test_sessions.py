@@ -533,8 +533,9 @@ def test_a_turn_longer_than_lambda_goes_on_and_is_one_answer(
     files = output(person, chat, "ls")
     assert "began" in files
     assert "ended" not in files
-    parts = [m for m in kept.s3.list_objects_v2(Bucket=kept.bucket)["Contents"] if f"turns/{found.name}/" in m["Key"]]
-    names = [p["Key"].partition(f"turns/{found.name}/")[2] for p in parts]
+    listed = kept.s3.get_paginator("list_objects_v2").paginate(Bucket=kept.bucket)
+    keys = [item["Key"] for page in listed for item in page["Contents"]]
+    names = [key.partition(f"turns/{found.name}/")[2] for key in keys if f"turns/{found.name}/" in key]
     assert [name for name in names if not name.startswith("costs/")] == ["debug.txt", "result-1.json", "result.json"]
     assert len(names) == 3 + 2, "each part has a record of its cost"
 
