@@ -37,9 +37,9 @@ class Callback:
         self._delivery = uuid.uuid4().hex
         self._heard_at = time.time()
 
-    def begin(self) -> bool:
-        """Claim the run; False when it is claimed, or wanted no more. Raises AwsUnavailable."""
-        return not self._surely({"what": "begin", "delivery": self._delivery}).gone
+    def begin(self) -> Heard:
+        """Claim the run; gone when it is claimed, or wanted no more. Raises AwsUnavailable."""
+        return self._surely({"what": "begin", "delivery": self._delivery})
 
     def listen(self, beat: bool) -> Heard:
         """Hear whether to stop; `beat` tells that the run lives."""

@@ -87,6 +87,9 @@ DEBUG_TAIL_BYTES = 16 * 1024
 TMP = Path(tempfile.gettempdir()).resolve()
 ROOT = TMP / "stepgram"
 
+SOCKET = "/tmp/cc-socks-{user}/{process}.sock"
+"""Where the CLI would hear other CLIs of the machine (it refuses, `options.py`); one that is killed leaves it."""
+
 ROOM = 32 * 1024 * 1024
 """Bytes that must be free on the disk, or the conversation is not kept open."""
 
@@ -312,6 +315,8 @@ class Conversation:
                 end_leftovers()
             finally:
                 _clean()
+                if self.process is not None:
+                    Path(SOCKET.format(user=os.getuid(), process=self.process.id)).unlink(missing_ok=True)
 
     async def _ask(self, text: Prompt | None, seconds: float, watch: Watch) -> ResultMessage | None:
         if self._stop.is_set():
@@ -326,7 +331,8 @@ class Conversation:
             await asyncio.wait((answer, stop, give_up), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 logger.info("the agent is interrupted", stopped=stop.done(), gave_up=give_up.done())
-                await self._client.interrupt()
+                with contextlib.suppress(TimeoutError):  # a CLI that was made to hang hears nothing
+                    await asyncio.wait_for(self._client.interrupt(), INTERRUPT_SECONDS)
                 await asyncio.wait((answer,), timeout=INTERRUPT_SECONDS)
             if not answer.done():
                 raise self._given_up or AgentTimedOut(

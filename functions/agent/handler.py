@@ -33,6 +33,7 @@ from functions.common.approvals import Decision
 from functions.common.errors import AgentCrashed, AgentTimedOut, StepgramError, located
 from functions.common.folders import NotCleaned
 from functions.common.observability import StepRequest, logger, parse, working
+from functions.common.progress import Heard
 from functions.common.settings import AgentSettings
 from functions.common.snapshots import (
     ANSWER_CHARACTERS,
@@ -140,12 +141,13 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     keys = {name: getattr(request, name) for name in ("turn_id", "session_key", "state", "ticket")}
     callback = Callback(settings.callback_function, keys)
     with working(request), aws.translated():
-        if not callback.begin():
+        heard = callback.begin()
+        if heard.gone:
             logger.info("another delivery has this run, or nobody waits for it any more")
             return {"outcome": "not wanted"}
         try:
             with located(request.state), aws.translated():
-                run_once(request, settings, callback, context.get_remaining_time_in_millis() / 1000)
+                run_once(request, settings, callback, heard, context.get_remaining_time_in_millis() / 1000)
         except Gone as error:
             logger.warning("the run is given up", cause=str(error))
             return {"outcome": "given up"}
@@ -166,8 +168,11 @@ def renew_connections() -> None:
     aws.forget_clients()
 
 
-def run_once(request: Request, settings: AgentSettings, callback: Callback, seconds: float) -> None:
-    """Make this part of the turn in `seconds`, and hand it in. Raises Gone when nobody wants it any more."""
+def run_once(request: Request, settings: AgentSettings, callback: Callback, heard: Heard, seconds: float) -> None:
+    """Make this part of the turn in `seconds`, and hand it in. Raises Gone when nobody wants it any more.
+
+    `heard` is what the callback said when the run began.
+    """
     session = request.session
     s3 = aws.s3(unseal(request.access, session.session_id, request.turn_id))
     snapshots = Snapshots(settings.bucket, s3)
@@ -176,6 +181,7 @@ def run_once(request: Request, settings: AgentSettings, callback: Callback, seco
     until = started + seconds - max(CLOSING_SECONDS, CLOSING_SHARE * seconds)
     stop = Stop()
     with Reporter(callback, stop.ask) as reporter:
+        reporter.hears(heard)
         earlier = snapshots.result(session.session_id, request.turn_id, session.part - 1) if session.part else None
         conversation = _open(request, settings, snapshots, earlier)
         stop.of(conversation)

@@ -57,6 +57,10 @@ ALIASES = ("sonnet", "opus", "haiku", "inherit")
 NO_KEY = "no-key-here"
 """The CLI wants one; the endpoint has it."""
 
+GIT = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.bareRepository", "GIT_CONFIG_VALUE_0": "explicit"}
+"""Files that were written without asking make no repository, whose configuration names commands that an allowed
+`git status` runs (https://git-scm.com/docs/git-config, safe.bareRepository). Into `.git` nothing is written unasked."""
+
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 """What the CLI, and so Bash and MCP servers, see of our environment; everything else is blanked."""
 
@@ -89,15 +93,17 @@ class Approval:
             return True
         return any(fnmatchcase(tool, pattern) or pattern.startswith(f"{tool}__") for pattern in self.ask)
 
-    def settings(self, tools: Sequence[str]) -> str | None:
-        """The CLI's settings with the hook for these tools; None when nothing waits for anybody."""
+    def settings(self, tools: Sequence[str]) -> str:
+        """The CLI's settings with the hook for these tools. No other CLI of this machine may send it a message."""
+        own: dict[str, Any] = {"crossSessionInbound": "refuse"}
         if not tools:
-            return None
+            return json.dumps(own)
         command = shlex.join([sys.executable, "-I", "-S", str(HOOK)])
         matcher = "|".join(f"{tool}__.*" if tool.startswith("mcp__") else tool for tool in tools)
         hook = {"matcher": matcher, "hooks": [{"type": "command", "command": command, "timeout": 20}]}
         # Commands in a skill's text run without the hook.
-        return json.dumps({"hooks": {"PreToolUse": [hook]}, "disableSkillShellExecution": "Bash" in tools})
+        own |= {"hooks": {"PreToolUse": [hook]}, "disableSkillShellExecution": "Bash" in tools}
+        return json.dumps(own)
 
     def rules(self, folders: Folders, skills: Path) -> dict[str, Any]:
         """What the hook goes by. Outside the workspace, the agent reads its skills and what the CLI keeps for it."""
@@ -217,6 +223,7 @@ def cli_environment(
         **quiet,
         **retries,
         **places,
+        **GIT,
         **_endpoint(settings, endpoint, process),
     }
 

@@ -120,7 +120,7 @@ class Reporter:
             with self._lock:
                 self._time = max(self._time + 1, time.time_ns() // 1_000_000)
                 what = (self._time, not changed, self._text, self._tool, self._busy)
-            pause = self._heard(self._callback.show(*what)).pause
+            pause = self.hears(self._callback.show(*what)).pause
             over.wait(pause)
             changed = self._news.wait(max(0.0, FADE_SECONDS - pause))
             self._news.clear()
@@ -132,9 +132,10 @@ class Reporter:
             if beats:
                 beat = time.monotonic()
             if beats or not self.stopped.is_set():
-                self._heard(self._callback.listen(beats))
+                self.hears(self._callback.listen(beats))
 
-    def _heard(self, heard: Heard) -> Heard:
+    def hears(self, heard: Heard) -> Heard:
+        """The callback said this: stop when it asks for that. From any thread."""
         if self._is_made.is_set():
             return heard
         if heard.gone:

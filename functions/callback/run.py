@@ -56,7 +56,8 @@ def begin(call: Begin) -> Heard:
     """Claim the run for this delivery: another one of the same event is told that the run is gone."""
     ticket, runs = redeem(call), RunTable(CallbackSettings.load().table, aws.dynamodb())
     claimed = runs.claim(call.session_key, call.turn_id, _seat(ticket.run).number, call.delivery)
-    return Heard(gone=not (claimed.number and Answers(aws.step_functions()).alive(claimed.token)))
+    wanted = bool(claimed.number) and Answers(aws.step_functions()).alive(claimed.token)
+    return Heard(stop=claimed.stop >= ticket.attempt, gone=not wanted)
 
 
 @step(Listen)

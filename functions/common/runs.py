@@ -48,13 +48,17 @@ class Seat(BaseModel):
 
 
 class Running(BaseModel):
-    """What the turn's item says of its present run; number 0: there was none yet."""
+    """What the turn's item says of its present run; number 0: there was none yet, or the change was not for this one.
+
+    `stop` is the last attempt of the execution that was asked to stop (-1: none).
+    """
 
     model_config = ConfigDict(frozen=True)
 
     number: int = 0
     token: str = ""
     ended: bool = False
+    stop: int = -1
 
     def is_run(self, number: int) -> bool:
         """Whether this is the run, and goes on."""
@@ -68,20 +72,17 @@ class RunTable:
         self._table = table
         self._dynamodb = dynamodb
 
-    def begin(self, session_key: str, turn_id: str, attempt: int, sequence: str, token: str) -> int | None:
-        """The number of a new run; None when a later try of the state has begun one already.
+    def begin(self, session_key: str, turn_id: str, attempt: int, sequence: str, token: str) -> Running:
+        """A new run; number 0 when a later try of the state has begun one already.
 
         `attempt` is the execution's redrive count; `sequence` orders the tries of the state. What ran before is over.
         """
-        return (
-            self._change(
-                session_key,
-                turn_id,
-                "SET run_sequence = :s, run_attempt = :a, run_token = :t ADD runs :one REMOVE run_claim, run_ended",
-                "attribute_not_exists(run_sequence) OR run_sequence < :s",
-                {":s": {"S": sequence}, ":a": {"N": str(attempt)}, ":t": {"S": token}, ":one": {"N": "1"}},
-            ).number
-            or None
+        return self._change(
+            session_key,
+            turn_id,
+            "SET run_sequence = :s, run_attempt = :a, run_token = :t ADD runs :one REMOVE run_claim, run_ended",
+            "attribute_not_exists(run_sequence) OR run_sequence < :s",
+            {":s": {"S": sequence}, ":a": {"N": str(attempt)}, ":t": {"S": token}, ":one": {"N": "1"}},
         )
 
     def claim(self, session_key: str, turn_id: str, number: int, delivery: str) -> Running:
@@ -124,8 +125,8 @@ def running(item: dict[str, Any]) -> Running:
     """What a turn's item says of its run."""
     if "runs" not in item:
         return Running()
-    number = int(item["runs"]["N"])
-    return Running(number=number, token=item["run_token"]["S"], ended="run_ended" in item)
+    number, stop = int(item["runs"]["N"]), int(item.get("stop", {"N": "-1"})["N"])
+    return Running(number=number, token=item["run_token"]["S"], ended="run_ended" in item, stop=stop)
 
 
 class Answers:

@@ -112,8 +112,9 @@ def handler(request: Request) -> Result:
     request.lock.check(request.attempt)
     settings, session = RunAgentSettings.load(), request.session
     runs, answers = RunTable(settings.table, aws.dynamodb()), Answers(aws.step_functions())
-    number = runs.begin(request.session_key, request.turn_id, request.attempt, request.sequence, request.token)
-    if number is None:
+    begun = runs.begin(request.session_key, request.turn_id, request.attempt, request.sequence, request.token)
+    number, is_stopped = begun.number, begun.stop >= request.attempt
+    if not number:
         logger.info("a later try of this state came first")
         return Result(run=0, outcome="a later try came first")
     known = found(settings, request) if number > 1 else None
@@ -122,7 +123,9 @@ def handler(request: Request) -> Result:
         answers.succeeded(request.token, known)
         return Result(run=number, outcome="the stored result is taken")
     spent = settle(settings, request.session_key, request.turn_id) if number > 1 else 0.0
-    budget = reserve(settings, request.session_key, request.turn_id, settings.max_budget_usd - spent)
+    wanted = settings.max_budget_usd - spent
+    # One that is to stop asks the model nothing, and waits for no budget.
+    budget = 0.0 if is_stopped else reserve(settings, request.session_key, request.turn_id, wanted)
     known_of = session.model_dump(include={"session_id", "part", "version", "manifest", "going_on"})
     seat = Seat(number=number, budget_usd=spent + budget, models=frozenset(settings.models), **known_of)
     ticket = Ticket(

@@ -175,7 +175,7 @@ def test_nothing_shows_after_the_run_ended_with_any_number(
     person.command(chat, "/whoami")
     table, outputs = client("dynamodb", stack.addresses.aws), stack.deployment.outputs
     runs, turn, key = RunTable(outputs["SessionTable"], table), f"c{chat}-t0-u1", f"{chat}:0"
-    assert runs.begin(key, turn, 0, "first", "no token") == 1
+    assert runs.begin(key, turn, 0, "first", "no token").number == 1
     event = ticket()
     assert not answered(call, event, "show", time=1, text="shown")["gone"]
     ProgressTable(outputs["SessionTable"], table, 2**31).close(key, turn, 0)
@@ -200,7 +200,7 @@ def test_who_reports_without_a_pause_does_not_use_up_telegrams_patience(
     """Telegram's limits are the bot's: a flood in one chat would silence the others."""
     person.command(chat, "/whoami")
     runs = RunTable(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws))
-    assert runs.begin(f"{chat}:0", f"c{chat}-t0-u1", 0, "first", "no token") == 1
+    assert runs.begin(f"{chat}:0", f"c{chat}-t0-u1", 0, "first", "no token").number == 1
     event, began = ticket(), time.monotonic()
 
     for number in range(1, 60):

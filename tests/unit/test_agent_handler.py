@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from functions.agent import handler
+from functions.common.progress import Heard
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["another run took its place", "it is wanted"])
@@ -41,9 +42,9 @@ def test_a_run_that_is_given_up_while_its_work_is_kept_writes_no_result(
 
     if gone:
         with pytest.raises(handler.Gone):
-            handler.run_once(request, settings, callback, 60)
+            handler.run_once(request, settings, callback, Heard(), 60)
     else:
-        handler.run_once(request, settings, callback, 60)
+        handler.run_once(request, settings, callback, Heard(), 60)
 
     assert written == ([] if gone else ["result.json"])
     assert handed_in == ([] if gone else [result.summary])

@@ -562,19 +562,22 @@ def test_the_record_is_written_while_the_run_goes_on(model: Model, opens: Opens)
     until(lambda: kept.records[-1].cost_usd == round(cost(1000, 100), 6), SECONDS)
 
 
-def test_what_had_no_answer_when_its_run_ended_counts_and_goes_no_further(model: Model, opens: Opens) -> None:
+@pytest.mark.parametrize(("path", "output_tokens"), [(INVOKE, 1000), (STREAM, 0)])
+def test_what_had_no_answer_when_its_run_ended_counts_and_goes_no_further(
+    model: Model, opens: Opens, path: str, output_tokens: int
+) -> None:
     """A whole answer is made, and paid for, whoever hangs up; one that streams is not."""
-    model.plays = [[30.0], [30.0]]
-    for path, expected in ((INVOKE, cost(len(BODY) // 4, 1000)), (STREAM, cost(len(BODY) // 4, 0))):
-        cli = opens()
-        later = Spending(Kept(), "s", "t2", MODEL)
-        with cli.endpoint.serving(later), contextlib.suppress(OSError, http.client.HTTPException):
-            asking = threading.Thread(target=_quietly, args=(cli, path))
-            asking.start()
-            until(lambda: not model.plays or len(model.plays) == 1 and path == INVOKE, SECONDS)
-        assert later.cost_usd == pytest.approx(expected, rel=0.3), "counted when the run has ended"
-        asking.join(SECONDS)
-        assert not asking.is_alive()
+    model.plays = [[30.0]]
+    cli, later = opens(), Spending(Kept(), "s", "t2", MODEL)
+    asking = threading.Thread(target=_quietly, args=(cli, path))
+
+    with cli.endpoint.serving(later):
+        asking.start()
+        until(lambda: bool(model.requests), SECONDS)
+
+    assert later.cost_usd == pytest.approx(cost(len(BODY) // 4, output_tokens), rel=0.3), "when the run has ended"
+    asking.join(SECONDS)
+    assert not asking.is_alive()
 
 
 def test_what_was_refused_or_never_reached_the_model_costs_nothing(model: Model, opens: Opens) -> None:

@@ -136,7 +136,7 @@ def test_chat_text_is_never_read_as_a_command_and_a_resume_names_the_session() -
     assert first.setting_sources == []
     assert (first.session_id, first.resume) == ("id", None)
     assert (later.session_id, later.resume) == (None, "id")
-    assert first.settings is None
+    assert json.loads(str(first.settings)) == {"crossSessionInbound": "refuse"}
     assert set(options.TOOLS) <= set(first.allowed_tools)
 
 

@@ -14,6 +14,7 @@ import pytest
 from functions.agent import handler
 from functions.agent.processes import RUNTIME, StillRunning
 from functions.common.folders import NotCleaned
+from functions.common.progress import Heard
 from stepgram.embedded.answers import Context
 from tests.conftest import ROOT
 from tests.unit.test_options import settings
@@ -273,7 +274,7 @@ def test_a_container_that_cannot_be_cleaned_ends(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(handler, "run_once", run_once)
     monkeypatch.setattr(handler.AgentSettings, "load", settings)
-    monkeypatch.setattr(handler.Callback, "begin", lambda self: True)
+    monkeypatch.setattr(handler.Callback, "begin", lambda self: Heard())
     monkeypatch.setattr("functions.agent.handler.os._exit", end)
     session = {
         "session_id": "s", "version": 0, "manifest": None, "part": 0, "going_on": None,

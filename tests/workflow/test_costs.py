@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +24,7 @@ from functions.common.snapshots import RunCost, Snapshots, costs_prefix
 from functions.turn import hydrate, report_failure
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
+from stepgram.executions import detail
 from tests.conftest import Faults, Person, until
 from tests.workflow.fast_agent import ASKS, COST_USD, fast_agent
 
@@ -173,6 +175,35 @@ def test_turns_wait_for_what_others_leave_of_a_budget(stack: EmbeddedStack, pers
     assert 0 < max(at_once) <= 2
     assert sum(state.tries for turn in turns for state in turn.states if state.name == "RunAgent") > len(chats)
     assert not {turn.name for turn in turns} & set(reserved(stack))
+
+
+def test_a_turn_that_waits_for_its_budget_hears_a_stop(stack: EmbeddedStack, person: Person, quick: None) -> None:
+    name = "stepgram-TurnFunction"
+    original = stack.functions._specs[name]
+    limits = {"DAILY_BUDGET_USD": f"{total(stack, ALL) + 0.5:.6f}", "MAX_BUDGET_USD": "0.4"}
+    stack.functions._specs[name] = replace(original, environment={**original.environment, **limits})
+    release = threading.Event()
+
+    def around(spec: Any, event: dict[str, Any], run: Any) -> Any:
+        if spec.logical_id == "AgentFunction" and event["session_key"] == "951101:0":
+            release.wait(60)
+        return run(spec, event)
+
+    stack.functions.around = around
+    try:
+        first = person.say(951_101, "I have it all")
+        until(lambda: first in reserved(stack))
+        second = person.say(951_102, "!slow")
+        person.wait_for_state(second, "RunAgent")
+        until(lambda: any(s.tries > 1 for s in detail(person.step_functions, person.arn(second)).states))
+        person.command(951_102, "/stop")
+        assert person.wait(second).output["outcome"] == "STOPPED"
+        assert person.status(first) == "RUNNING"
+    finally:
+        release.set()
+        stack.functions.around = None
+        stack.functions._specs[name] = original
+    assert person.wait(first).status == "SUCCEEDED"
 
 
 def test_a_turn_that_was_killed_leaves_nothing_reserved(stack: EmbeddedStack, person: Person, chat: int) -> None:

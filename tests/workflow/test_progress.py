@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,6 +129,28 @@ def test_a_turn_stopped_before_the_agent_began_says_so(
     assert person.texts(chat) == [say("stopped", "en")]
     assert person.ask(chat, "again").output["version"] == 2
     assert person.texts(chat)[1].startswith("You said: again")
+
+
+def test_a_cli_that_the_agent_made_hang_is_stopped(person: Person, chat: int) -> None:
+    name = person.say(chat, "!bash touch began; kill -STOP $CLAUDE_PID; sleep 200")
+    person.wait_for_state(name, "RunAgent")
+    until(lambda: "!bash" in str(person.stack.bedrock.requests) and bool(_stopped_clis()), 30)
+    assert person.command(chat, "/stop")["outcome"] == f"stopping {name}"
+
+    turn = person.wait(name)
+
+    assert turn.output["outcome"] == "STOPPED"
+    assert person.ask(chat, "still here?").status == "SUCCEEDED"
+
+
+def _stopped_clis() -> list[str]:
+    """Processes named `claude` that were stopped by a signal."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            text = status.read_text()
+            found += [text] if "Name:\tclaude\n" in text and "\nState:\tT" in text else []
+    return found
 
 
 def test_a_turn_that_does_not_hear_is_stopped_by_force_the_second_time(

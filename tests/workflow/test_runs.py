@@ -136,12 +136,12 @@ def test_a_later_try_of_the_state_has_the_run(stack: EmbeddedStack, chat: int) -
     runs = RunTable(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws))
     key, turn = f"{chat}:0", f"c{chat}-t0-u1"
 
-    assert runs.begin(key, turn, 0, "000000 b 000001", "later") == 1
-    assert runs.begin(key, turn, 0, "000000 b 000000", "slow") is None
+    assert runs.begin(key, turn, 0, "000000 b 000001", "later").number == 1
+    assert runs.begin(key, turn, 0, "000000 b 000000", "slow").number == 0
     assert runs.claim(key, turn, 1, "a" * 32).token == "later"
     assert runs.claim(key, turn, 1, "a" * 32).number == 1, "the same delivery asks again"
     assert runs.claim(key, turn, 1, "b" * 32).number == 0
-    assert runs.begin(key, turn, 1, "000001 a 000000", "redriven") == 2
+    assert runs.begin(key, turn, 1, "000001 a 000000", "redriven").number == 2
     runs.void(key, turn, 0)
     assert not running(item(stack, chat, turn)).ended, "a late event of the first attempt"
     runs.void(key, turn, 1)
