@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self, endpoint: Endpoint, answer: BaseHTTPResponse, meter: Meter, spending: Spending) -> None:
         """The answer, as it comes; one that breaks off breaks off here. Raises Refused and HTTPError before it begins.
 
-        The meter hears each piece first, so that nothing is answered that is not counted; what nobody takes counts, too.
+        The meter hears each piece first: nothing is answered that is not counted. What nobody takes counts, too.
         """
         headers = {name.lower(): value for name, value in answer.headers.items()}
         returned = {name: value for name, value in headers.items() if name not in NOT_RETURNED}

@@ -3,9 +3,9 @@
 Anything beside the CLI may speak to the endpoint, too: a request that costs more than its tokens (a tool that runs at
 the model's side, a faster or nearer service) could not be counted, so only what the CLI was seen to send passes.
 
-Sources: the requests of the CLI 2.1.329, of Bedrock's form and of the Messages API's;
-https://platform.claude.com/docs/en/api/messages (fields), .../build-with-claude/vision (tokens of an image), .../agents-
-and-tools/tool-use/overview (tools with a `type` may run at the model's side, and have prices of their own).
+Sources: the requests of the CLI 2.1.329, of Bedrock's form and of the Messages API's; in the documentation at
+https://platform.claude.com/docs/en/ : api/messages (fields), build-with-claude/vision (tokens of an image),
+agents-and-tools/tool-use/overview (tools with a `type` may run at the model's side, and have prices of their own).
 """
 
 from __future__ import annotations

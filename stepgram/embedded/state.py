@@ -32,6 +32,7 @@ import os
 import sqlite3
 import stat
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -128,7 +129,7 @@ class Store:
             self._path.touch(0o600)
             self._connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._open()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError) as error:
             raise self._error(f"{self._path} is damaged or in use ({error})") from error
 
     def _open(self) -> None:
@@ -137,9 +138,11 @@ class Store:
         tables = execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if tables and written != FORMAT:
             raise self._error(f"{self._path} has format {written}, this Stepgram reads format {FORMAT}")
-        wrong = [line for (line,) in execute("PRAGMA quick_check(3)") if line != "ok"]
+        wrong = [line for (line,) in execute("PRAGMA integrity_check(3)") if line != "ok"]
         if wrong:
             raise self._error(f"{self._path} is damaged ({'; '.join(wrong)})")
+        if tables:
+            self._check()
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
         if not tables:
@@ -147,9 +150,18 @@ class Store:
                 execute("BEGIN IMMEDIATE")
                 execute(
                     "CREATE TABLE kept (kind TEXT NOT NULL, owner TEXT NOT NULL, number INTEGER NOT NULL, "
-                    "value BLOB NOT NULL, PRIMARY KEY (kind, owner, number))"
+                    "value BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (kind, owner, number))"
                 )
                 execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _check(self) -> None:
+        """SQLite sees whether its pages hang together; whether a value is the one that was written, only its sum says.
+
+        Raises StateError.
+        """
+        for kind, owner, number, value, crc in self._connection.execute("SELECT * FROM kept"):
+            if crc != _crc(kind, owner, number, value):
+                raise self._error(f"{self._path} is damaged ({kind} {owner} {number} is not what was written)")
 
     @staticmethod
     def _error(what: str) -> StateError:
@@ -186,8 +198,9 @@ class Store:
                     execute("DELETE FROM kept WHERE (kind, owner, number) = (?, ?, ?)", row)
                 else:
                     execute(
-                        "INSERT INTO kept VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-                        (*row, value),
+                        "INSERT INTO kept VALUES (?, ?, ?, ?, ?) "
+                        "ON CONFLICT DO UPDATE SET value = excluded.value, crc = excluded.crc",
+                        (*row, value, _crc(*row, value)),
                     )
 
     def rows(self, kind: str) -> Iterator[Row]:
@@ -204,6 +217,12 @@ class Store:
         with self._writing:
             self._closed = True
             self._connection.close()
+
+
+def _crc(kind: str, owner: str, number: int, value: bytes | str) -> int:
+    """The sum of a row (CRC-32)."""
+    row = f"{kind}\0{owner}\0{number}\0{type(value).__name__}\0".encode("utf-8", "surrogatepass")
+    return zlib.crc32(value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass"), zlib.crc32(row))
 
 
 def forget(home: Path) -> None:

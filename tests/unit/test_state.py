@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
 from moto.s3.models import s3_backends
 from moto.stepfunctions.parser.api import HistoryEventType
 
@@ -24,7 +26,7 @@ from stepgram.embedded.client import ACCOUNT, client
 from stepgram.embedded.functions import Invoker
 from stepgram.embedded.kept import Objects
 from stepgram.embedded.stack import EmbeddedStack
-from stepgram.embedded.state import Change, Closed, StateError, Store, read_json
+from stepgram.embedded.state import Change, Closed, Row, StateError, Store, read_json
 from stepgram.embedded.telegram import Telegram
 from stepgram.embedded.telegram.updates import kept
 from stepgram.embedded.template import FunctionSpec
@@ -148,6 +150,36 @@ def test_a_database_that_cannot_be_read_is_named_and_left(
     assert "nothing was changed" in str(refused.value)
     assert "--fresh" in str(refused.value)
     assert path.read_bytes() == before
+
+
+@given(flips=st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 7)), min_size=1, max_size=8))
+def test_whatever_bits_are_wrong_nothing_else_than_what_was_written_comes_back(
+    whole_database: bytes, tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
+) -> None:
+    content = bytearray(whole_database)
+    for place, bit in flips:
+        content[place % len(content)] ^= 1 << bit
+    home = tmp_path_factory.mktemp("flipped")
+    (home / "state.db").write_bytes(content)
+
+    try:
+        store = Store(home)
+        found = list(store.rows("item"))
+        store.close()
+    except StateError as error:
+        assert "nothing was changed" in str(error)
+        assert (home / "state.db").read_bytes() == content
+    else:
+        assert found == [Row("one", number, f"value {number} \xe9") for number in range(20)]
+
+
+@pytest.fixture(scope="module")
+def whole_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    home = tmp_path_factory.mktemp("whole")
+    store = Store(home)
+    store.keep(*(Change("item", "one", number, f"value {number} \xe9") for number in range(20)))
+    store.close()
+    return (home / "state.db").read_bytes()
 
 
 def test_the_folder_of_an_earlier_version_is_named_and_left(tmp_path: Path) -> None:
