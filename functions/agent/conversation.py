@@ -47,7 +47,7 @@ from functions.agent.endpoint import Endpoint
 from functions.agent.inbox import Prompt
 from functions.agent.options import Approval, Folders, agent_options, cli_environment, configured_models
 from functions.agent.patience import Patience
-from functions.agent.processes import OWN_TMP, RUNTIME, Process, StillRunning, below, end_leftovers
+from functions.agent.processes import OWN_TMP, RUNTIME, Process, StillRunning, below, end_leftovers, forget_shared
 from functions.agent.reporter import Watch
 from functions.agent.speech import Speech
 from functions.agent.spending import Spending
@@ -468,13 +468,14 @@ def _fresh_folders(root: Path) -> Folders:
 
 
 def _clean() -> None:
-    """Remove all that is in the container's `/tmp`; where others may have theirs in it, our folder. Raises NotCleaned.
+    """Remove all that is in the container's `/tmp`, and shared memory; where others may have theirs in it, our folder.
 
-    On a developer's machine `/tmp` is not ours. That it is, is told by Lambda's runtime client or the embedded stack.
+    Raises NotCleaned. On a developer's machine `/tmp` is not ours. That it is, is told by Lambda's runtime client or the embedded stack.
     """
     tempfile.tempdir = str(TMP)
     if RUNTIME in os.environ or os.environ.get(OWN_TMP) == str(TMP):
         clear(TMP)
+        forget_shared()
     else:
         remove(ROOT)
 

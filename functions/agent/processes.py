@@ -38,6 +38,9 @@ OWN_TMP = "STEPGRAM_OWN_TMP"
 
 PROC = Path("/proc")
 
+SHARED, IPC_RMID = {"shm": "shmid", "sem": "semid", "msg": "msqid"}, 0
+"""What of System V's the kernel lists, and what it calls their ids."""
+
 
 class StillRunning(Exception):
     """A leftover could not be ended: nothing more may run in this container."""
@@ -128,6 +131,24 @@ def end_leftovers(keep: Process | None = None, seconds: float = END_SECONDS) -> 
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process.id, signal.SIGKILL)
         _bury(leftovers, until)
+
+
+def forget_shared() -> None:
+    """Remove the System V shared memory, semaphores and queues of our user: they outlive their processes.
+
+    Only where no one else can be meant. Source: proc(5), /proc/sysvipc ; IPC_RMID in shmctl(2), semctl(2), msgctl(2).
+    """
+    if not _alone:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    for kind, name in SHARED.items():
+        with contextlib.suppress(FileNotFoundError):
+            head, *rows = (PROC / "sysvipc" / kind).read_text().splitlines()
+            columns = head.split()
+            for row in (dict(zip(columns, row.split(), strict=False)) for row in rows):
+                if int(row["uid"]) == os.geteuid():
+                    given = (int(row[name]), 0, IPC_RMID) if kind == "sem" else (int(row[name]), IPC_RMID, None)
+                    getattr(libc, f"{kind}ctl")(*given)
 
 
 def end_below(ancestor: int, keep: Collection[int] = (), seconds: float = END_SECONDS) -> None:

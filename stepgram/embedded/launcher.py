@@ -23,7 +23,7 @@ import struct
 import sys
 from typing import Any, NoReturn, TypedDict
 
-CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x08000000, 0x10000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
@@ -105,9 +105,9 @@ def _filled(value: str, folders: dict[str, str]) -> str:
 
 
 def _own_namespaces(user: int | None) -> None:
-    """Mounts and processes of its own; without root by a user namespace, in which the user keeps its number."""
+    """Mounts, processes, shared memory and queues of its own; without root by a user namespace, in which the user keeps its number."""
     uid, gid = os.getuid(), os.getgid()
-    if _libc().unshare(CLONE_NEWNS | CLONE_NEWPID | (0 if user is not None else CLONE_NEWUSER)) != 0:
+    if _libc().unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID | (0 if user is not None else CLONE_NEWUSER)) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     if user is None:
         for name, line in (("uid_map", f"{uid} {uid} 1"), ("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1")):

@@ -222,7 +222,9 @@ class Store:
 def _crc(kind: str, owner: str, number: int, value: bytes | str) -> int:
     """The sum of a row (CRC-32)."""
     row = f"{kind}\0{owner}\0{number}\0{type(value).__name__}\0".encode("utf-8", "surrogatepass")
-    return zlib.crc32(value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass"), zlib.crc32(row))
+    return zlib.crc32(
+        value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass"), zlib.crc32(row)
+    )
 
 
 def forget(home: Path) -> None:

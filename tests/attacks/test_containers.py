@@ -20,6 +20,7 @@ from functions.common.folders import remove
 from functions.common.texts import say
 from stepgram.embedded.packages import shared_cache
 from tests.attacks.strict_stack import StrictStack, strict_stack
+from tests.attacks.test_other_sessions import run
 
 STOPPED_BY = (
     "When a conversation is closed all of `/tmp` goes, by descriptors, without recursion, following no link; every "
@@ -183,3 +184,30 @@ def test_a_conversation_that_is_kept_open_keeps_what_is_in_tmp(stack: StrictStac
 
     stack.set(environment={"KEEP_OPEN_SECONDS": "0"})
     assert "mine" in again["text"]
+
+
+IN_THE_KERNEL = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+key, flags = 0x57e9, 0o1666 if sys.argv[1] == "put" else 0
+try:
+    queues = ctypes.CDLL("librt.so.1", use_errno=True)
+except OSError:
+    queues = libc
+queue = queues.mq_open(b"/stepgram", os.O_RDWR | (os.O_CREAT if flags else 0), 0o666, None)
+found = {"shm": libc.shmget(key, 4096, flags), "sem": libc.semget(key, 1, flags), "msg": libc.msgget(key, flags)}
+print(*(name for name, number in {**found, "queue": queue}.items() if number >= 0))
+"""
+
+
+def test_what_is_left_in_the_kernel_is_not_found(stack: StrictStack) -> None:
+    """System V's shared memory, semaphores and queues, and POSIX's queues, outlive who made them."""
+    mine, other = next(_chats), next(_chats)
+    put = stack.ask(mine, run(IN_THE_KERNEL, "put"))["texts"][-1]
+    assert "shm sem msg" in put
+
+    again = stack.ask(mine, run(IN_THE_KERNEL, "get"))["texts"][-1]
+    elsewhere = stack.ask(other, run(IN_THE_KERNEL, "get"))["texts"][-1]
+
+    assert not {"shm", "sem", "msg"} & set(again.split())
+    assert not {"shm", "sem", "msg", "queue"} & set(elsewhere.split())
