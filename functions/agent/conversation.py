@@ -470,7 +470,8 @@ def _fresh_folders(root: Path) -> Folders:
 def _clean() -> None:
     """Remove all that is in the container's `/tmp`, and shared memory; where others may have theirs in it, our folder.
 
-    Raises NotCleaned. On a developer's machine `/tmp` is not ours. That it is, is told by Lambda's runtime client or the embedded stack.
+    Raises NotCleaned. On a developer's machine `/tmp` is not ours; that it is, Lambda's runtime client or the embedded
+    stack tells.
     """
     tempfile.tempdir = str(TMP)
     if RUNTIME in os.environ or os.environ.get(OWN_TMP) == str(TMP):

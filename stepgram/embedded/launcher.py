@@ -105,7 +105,7 @@ def _filled(value: str, folders: dict[str, str]) -> str:
 
 
 def _own_namespaces(user: int | None) -> None:
-    """Mounts, processes, shared memory and queues of its own; without root by a user namespace, in which the user keeps its number."""
+    """Mounts, processes, memory and queues of its own; without root in a user namespace, where its number is kept."""
     uid, gid = os.getuid(), os.getgid()
     if _libc().unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID | (0 if user is not None else CLONE_NEWUSER)) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
