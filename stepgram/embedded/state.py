@@ -160,7 +160,7 @@ class Store:
         Raises StateError.
         """
         for kind, owner, number, value, crc in self._connection.execute("SELECT * FROM kept"):
-            if crc != _crc(kind, owner, number, value):
+            if crc != _crc([kind, owner, number], value):
                 raise self._error(f"{self._path} is damaged ({kind} {owner} {number} is not what was written)")
 
     @staticmethod
@@ -200,7 +200,7 @@ class Store:
                     execute(
                         "INSERT INTO kept VALUES (?, ?, ?, ?, ?) "
                         "ON CONFLICT DO UPDATE SET value = excluded.value, crc = excluded.crc",
-                        (*row, value, _crc(*row, value)),
+                        (*row, value, _crc(row, value)),
                     )
 
     def rows(self, kind: str) -> Iterator[Row]:
@@ -219,12 +219,11 @@ class Store:
             self._connection.close()
 
 
-def _crc(kind: str, owner: str, number: int, value: bytes | str) -> int:
-    """The sum of a row (CRC-32)."""
-    row = f"{kind}\0{owner}\0{number}\0{type(value).__name__}\0".encode("utf-8", "surrogatepass")
-    return zlib.crc32(
-        value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass"), zlib.crc32(row)
-    )
+def _crc(row: list[Any], value: Any) -> int:
+    """The sum (CRC-32) of a row: kind, owner, number, and its value with its type."""
+    head = "\0".join(map(str, (*row, type(value).__name__, "")))
+    whole = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+    return zlib.crc32(whole, zlib.crc32(head.encode("utf-8", "surrogatepass")))
 
 
 def forget(home: Path) -> None:
