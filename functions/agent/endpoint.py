@@ -25,12 +25,12 @@ from socketserver import ThreadingTCPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from functions.agent.metering import Form, Meter, NotCounted
 from functions.agent.request import HEADER_BEGINNINGS, HEADERS, Call, Refused, call, read
 from functions.agent.spending import OverBudget, Spending
-from functions.agent.upstream import CONNECTIONS, Cut, Upstream, break_off
+from functions.agent.upstream import CONNECTIONS, CutOff, Upstream, break_off
 from functions.common.observability import logger
 from functions.common.settings import AgentSettings
 
@@ -150,10 +150,8 @@ class Endpoint:
         self._clients.add(client)
         try:
             with self._places:
-                unanswered_usd = call.unanswered_usd
                 answer = upstream.ask(call.path, {**headers, "accept-encoding": "identity"}, body)
-                if answer.status != 200:
-                    unanswered_usd = 0.0
+                unanswered_usd = call.unanswered_usd if answer.status == 200 else 0.0
                 streams = answer.headers.get("content-type", "").startswith("text/event-stream")
                 form: Form = call.form if call.form == "eventstream" else "sse" if streams else "json"
                 meter = Meter(form, call.model, lambda spent: spending.told(request, spent))
@@ -162,8 +160,8 @@ class Endpoint:
                 finally:
                     meter.cut_off()
                     answer.close()  # one that was read to its end has given its connection back
-        except (Cut, NewConnectionError, ConnectTimeoutError):  # it was not sent
-            unanswered_usd = 0.0
+        except (CutOff, ReadTimeoutError):
+            unanswered_usd = call.unanswered_usd
             raise
         finally:
             self._clients.discard(client)

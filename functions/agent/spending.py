@@ -20,9 +20,9 @@ from functions.common.snapshots import RunCost, Snapshots, costs_prefix
 ROOM_SECONDS = 100.0
 """How long a request waits for room in the budget; the CLI waits for an answer for 120 seconds."""
 
-BEYOND = 2.0
-"""Times its budget at which a run is cut off in the middle of an answer: more than that is never counted
-(`budget.py`, CLAIMED)."""
+BEYOND_USD = 1.0
+"""An answer that had begun may pass the budget by as much again, or by so many dollars; then it is cut off in its
+middle: more than twice a budget is never counted (`budget.py`, CLAIMED)."""
 
 
 class OverBudget(Exception):
@@ -111,7 +111,7 @@ class Spending:
     @property
     def is_far_over(self) -> bool:
         """Whether so much is spent that an answer which goes on is cut off."""
-        return self.cost_usd >= BEYOND * self.budget_usd
+        return self.cost_usd >= self.budget_usd + max(self.budget_usd, BEYOND_USD)
 
     def keep(self) -> None:
         """Write the record, when there is something new in it. From any thread."""

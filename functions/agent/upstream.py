@@ -23,7 +23,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 from botocore.httpsession import get_cert_path
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from functions.common import aws
 from functions.common.errors import ConfigurationError
@@ -66,6 +66,10 @@ class Cut(HTTPError):
     """Nothing is asked any more."""
 
 
+class CutOff(HTTPError):
+    """A request was under way, and had no answer, when nothing was wanted any more."""
+
+
 class Upstream:
     """The model's endpoint with the keys of now. Its connections are its own: a new one has none that died.
 
@@ -100,12 +104,20 @@ class Upstream:
         return [value for value in self._keys.values() if value]
 
     def ask(self, path: str, headers: dict[str, str], body: bytes) -> BaseHTTPResponse:
-        """POST to a path below the model's root; the answer has begun. Raises urllib3's HTTPError when there is none.
+        """POST to a path below the model's root; the answer has begun. Raises urllib3's HTTPError when there is none,
+        Cut and CutOff.
 
         `headers` are sent as they are, with the authorisation added. No redirect is followed, and no proxy that the
         environment names is used.
         """
-        return self._send(self._pool, "POST", self._root, path, headers, body)
+        if self._is_cut:
+            raise Cut("the run is over")
+        try:
+            return self._send(self._pool, "POST", self._root, path, headers, body)
+        except ProtocolError as error:
+            if self._is_cut:
+                raise CutOff("the run is over") from error
+            raise
 
     def cut(self) -> None:
         """Break off what is under way, and ask nothing any more. From any thread."""
@@ -142,8 +154,6 @@ class Upstream:
         body: bytes | None,
         **more: Any,
     ) -> BaseHTTPResponse:
-        if self._is_cut:
-            raise Cut("the run is over")
         signed = {**headers, **self._authorisation(method, root + path, body)}
         target = urlsplit(root).path + path
         options = {"preload_content": False, "decode_content": False, **more}
