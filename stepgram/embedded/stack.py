@@ -31,6 +31,7 @@ from stepgram.embedded.packages import Packages
 from stepgram.embedded.polling import Poller
 from stepgram.embedded.state import Change, Closed, Store, private
 from stepgram.embedded.step_functions import StepFunctions
+from stepgram.embedded.tables import lighten
 from stepgram.embedded.telegram import Telegram, new_token
 from stepgram.embedded.telegram.updates import kept
 from stepgram.embedded.template import TEMPLATE, Clients, Deployment, deploy
@@ -91,6 +92,7 @@ class EmbeddedStack:
         warnings.filterwarnings("ignore", module="moto.*")
         logging.getLogger("moto").setLevel(logging.CRITICAL)
         redirect_logs(self._home / "functions.log")
+        lighten()
         self.store = Store(self._home)
         self.step_functions = StepFunctions(ACCOUNT, REGION)
         self.access = Access(self.store)
