@@ -95,9 +95,10 @@ class Books:
         key = {"pk": {"S": chat}, "sk": {"S": f"turn#{turn}"}}
         self._dynamodb.put_item(TableName=self.table, Item={**key, "session_id": {"S": "s"}, **more})
 
-    def items(self) -> list[dict[str, Any]]:
-        """All there is."""
-        return list(self._dynamodb.scan(TableName=self.table)["Items"])
+    def items(self, prefix: str = "") -> list[dict[str, Any]]:
+        """All there is of a kind."""
+        found = self._dynamodb.scan(TableName=self.table)["Items"]
+        return [item for item in found if item["sk"]["S"].startswith(prefix)]
 
     def reserved(self, items: list[dict[str, Any]] | None = None) -> dict[str, Decimal]:
         """What each turn has now."""
