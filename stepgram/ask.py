@@ -11,11 +11,11 @@ from typing import Any
 import requests
 from botocore.exceptions import ClientError
 
-from functions.common.approvals import button_data
-from functions.common.delivery import QUESTION
 from functions.common.envelope import turn_id
-from functions.common.snapshots import RunResult
-from functions.common.verdict import DONE
+from functions.conversation.approvals import button_data
+from functions.conversation.files.snapshots import RunResult
+from functions.conversation.verdict import DONE
+from functions.telegram.delivery import QUESTION
 from functions.turn.ask_approval import readable
 from stepgram.executions import State, detail, follow
 from stepgram.stack import Stack, StackError

@@ -1,4 +1,4 @@
-"""What the model has cost, from the sums that Persist keeps (`functions/common/budget.py`)."""
+"""What the model has cost, from the sums that Persist keeps (`functions/conversation/budget.py`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
 
-from functions.common.budget import ALL, MODEL_COST, MODEL_TURNS
+from functions.conversation.budget import ALL, MODEL_COST, MODEL_TURNS
 from stepgram.stack import Stack
 
 By = Literal["day", "chat", "model"]

@@ -17,12 +17,12 @@ from typing import Literal
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
-from functions.common.admission import Admission
 from functions.common.envelope import Chat, Message, User
 from functions.common.errors import TelegramError
 from functions.common.models import known
-from functions.webhook.handler import SECRET_HEADER
-from functions.webhook.update import KINDS
+from functions.conversation.admission import Admission
+from functions.telegram.update import KINDS
+from functions.telegram.webhook import SECRET_HEADER
 from stepgram.model_access import RAISE, SUBSCRIBE, TOKENS_PER_MINUTE, look_up, tokens_per_minute
 from stepgram.rerun import redrive, wait_until_ended
 from stepgram.stack import Stack

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from functions.common.delivery import answer_messages
 from functions.common.errors import NEXT, WHERE, remedy_of
-from functions.common.sessions import SessionTable, TurnRecord
+from functions.conversation.sessions import SessionTable, TurnRecord
+from functions.telegram.delivery import answer_messages
 from stepgram.executions import ExecutionDetail, failure_route
 from stepgram.stack import Stack
 

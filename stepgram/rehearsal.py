@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from functions.common.approvals import button_data
 from functions.common.envelope import turn_id
-from functions.common.texts import say
+from functions.conversation.approvals import button_data
+from functions.conversation.texts import say
 from stepgram.ask import message_text
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client

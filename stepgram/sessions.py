@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from functions.common.sessions import Pointer, SessionTable
-from functions.common.snapshots import Snapshots
-from functions.common.versions import at_version, export, fork, history
+from functions.conversation.files.snapshots import Snapshots
+from functions.conversation.files.versions import at_version, export, fork, history
+from functions.conversation.sessions import Pointer, SessionTable
 from stepgram.stack import Stack, StackError
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from functions.common.telegram import BotApi
 from functions.intake.run_command import menu
-from functions.webhook.update import KINDS
+from functions.telegram.bot_api import BotApi
+from functions.telegram.update import KINDS
 from stepgram.stack import Stack
 
 MAX_CONNECTIONS = 40

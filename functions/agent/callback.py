@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from functions.common import aws
 from functions.common.errors import AwsUnavailable
 from functions.common.observability import logger, measure
-from functions.common.progress import Heard, Report, Tool
-from functions.common.runs import LEASE_SECONDS
-from functions.common.snapshots import RunSummary
+from functions.conversation.files.snapshots import RunSummary
+from functions.conversation.progress import Heard, Report, Tool
+from functions.conversation.runs import LEASE_SECONDS
 
 TRIES_SECONDS = 45.0
 """How long it is tried to claim a run, and to hand in its end; both may be said again."""

@@ -56,9 +56,9 @@ from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError, mod
 from functions.common.folders import NotCleaned, clear, open_file, opened, remove
 from functions.common.observability import logger
 from functions.common.settings import AgentSettings
-from functions.common.snapshots import Manifest, Snapshots, session_prefix
-from functions.common.versions import debug_key
-from functions.common.workspace import Captured, Limits, Workspace
+from functions.conversation.files.snapshots import Manifest, Snapshots, session_prefix
+from functions.conversation.files.versions import debug_key
+from functions.conversation.files.workspace import Captured, Limits, Workspace
 
 WORDS_SECONDS, WORDS_LOOKS = 2.0, 20
 """How long, and how often, a refusal's words are looked for in the CLI's log."""

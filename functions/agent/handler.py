@@ -28,14 +28,13 @@ from functions.agent.reporter import Reporter
 from functions.agent.speech import paragraphs
 from functions.agent.spending import Spending
 from functions.common import aws
-from functions.common.access import unseal
-from functions.common.approvals import Decision
 from functions.common.errors import AgentCrashed, AgentTimedOut, StepgramError, located
 from functions.common.folders import NotCleaned
 from functions.common.observability import StepRequest, logger, parse, working
-from functions.common.progress import Heard
 from functions.common.settings import AgentSettings
-from functions.common.snapshots import (
+from functions.conversation.access import unseal
+from functions.conversation.approvals import Decision
+from functions.conversation.files.snapshots import (
     ANSWER_CHARACTERS,
     LEFT_OUT,
     OUTBOX_FILES,
@@ -50,7 +49,8 @@ from functions.common.snapshots import (
     result_key,
     turn_prefix,
 )
-from functions.common.workspace import Captured
+from functions.conversation.files.workspace import Captured
+from functions.conversation.progress import Heard
 
 CLOSING_SECONDS, CLOSING_SHARE = 10.0, 0.05
 """The agent is interrupted so long before Lambda's deadline, or this share of its time: its work is uploaded then."""

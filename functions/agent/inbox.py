@@ -10,7 +10,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from functions.common.snapshots import InboxFile, Snapshots
+from functions.conversation.files.snapshots import InboxFile, Snapshots
 
 FOLDER = "inbox"
 IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")

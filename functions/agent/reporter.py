@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol, Self
 
 from functions.agent.callback import Callback
-from functions.common.progress import SHOWN_CHARACTERS, Heard, Tool
+from functions.conversation.progress import SHOWN_CHARACTERS, Heard, Tool
 
 LISTEN_SECONDS, BEAT_SECONDS = 1.0, 15.0
 FADE_SECONDS = 4.0

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.agent.metering import Spent
 from functions.common.observability import logger
-from functions.common.snapshots import RunCost, Snapshots, costs_prefix
+from functions.conversation.files.snapshots import RunCost, Snapshots, costs_prefix
 
 ROOM_SECONDS = 100.0
 """How long a request waits for room in the budget; the CLI waits for an answer for 120 seconds."""

@@ -16,7 +16,7 @@ from typing import Any
 from claude_agent_sdk import fold_session_summary
 
 from functions.common.errors import SnapshotMissing
-from functions.common.snapshots import Manifest, Segment, Snapshots, session_prefix
+from functions.conversation.files.snapshots import Manifest, Segment, Snapshots, session_prefix
 
 Entry = dict[str, Any]
 FileKey = tuple[str, str, str]

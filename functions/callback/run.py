@@ -11,10 +11,10 @@ from functions.common import aws
 from functions.common.errors import ResultRefused
 from functions.common.execution import Failure
 from functions.common.observability import logger, parse, step
-from functions.common.progress import Call, Heard, ProgressTable, redeem
-from functions.common.runs import Answers, RunTable, Seat
 from functions.common.settings import CallbackSettings
-from functions.common.snapshots import Expected, RunSummary
+from functions.conversation.files.snapshots import Expected, RunSummary
+from functions.conversation.progress import Call, Heard, ProgressTable, redeem
+from functions.conversation.runs import Answers, RunTable, Seat
 
 REPORTED = frozenset(
     {

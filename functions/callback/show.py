@@ -10,11 +10,11 @@ Sources: sendRichMessageDraft, sendMessageDraft, sendChatAction, editMessageText
 from __future__ import annotations
 
 from functions.common import aws
-from functions.common.delivery import FORMAT_REFUSED, NOT_EDITABLE, NOT_MODIFIED, delete_message
 from functions.common.errors import TelegramError, TelegramRateLimited, TelegramRefused
 from functions.common.execution import seconds_since
 from functions.common.observability import logger, measure, step
-from functions.common.progress import (
+from functions.common.settings import CallbackSettings
+from functions.conversation.progress import (
     ATTEMPT,
     SHOWN_CHARACTERS,
     Heard,
@@ -25,11 +25,11 @@ from functions.common.progress import (
     draft_id,
     redeem,
 )
-from functions.common.rendering import Classic, classic_parts
-from functions.common.sessions import SessionTable
-from functions.common.settings import CallbackSettings
-from functions.common.telegram import BotApi, bot_api
-from functions.common.texts import say
+from functions.conversation.sessions import SessionTable
+from functions.conversation.texts import say
+from functions.telegram.bot_api import BotApi, bot_api
+from functions.telegram.delivery import FORMAT_REFUSED, NOT_EDITABLE, NOT_MODIFIED, delete_message
+from functions.telegram.rendering import Classic, classic_parts
 
 PRIVATE_PAUSE, GROUP_PAUSE = 1.0, 4.0
 """Seconds between two things shown."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
     from mypy_boto3_transcribe import TranscribeServiceClient
 
-    from functions.common.access import Credentials
+    from functions.conversation.access import Credentials
 
 READ_SECONDS = 20
 WHOLE_INTAKE_SECONDS = 27

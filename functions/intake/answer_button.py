@@ -8,7 +8,11 @@ from __future__ import annotations
 from botocore.exceptions import ClientError
 
 from functions.common import aws
-from functions.common.approvals import (
+from functions.common.envelope import Button, Chat, User, rerun_turn
+from functions.common.errors import BadInput, TelegramRefused
+from functions.common.observability import logger
+from functions.common.settings import IntakeSettings
+from functions.conversation.approvals import (
     ApprovalTable,
     Choice,
     Decision,
@@ -16,14 +20,10 @@ from functions.common.approvals import (
     button_question,
     may_decide,
 )
-from functions.common.envelope import Button, Chat, User, rerun_turn
-from functions.common.errors import BadInput, TelegramRefused
-from functions.common.observability import logger
-from functions.common.sessions import SessionTable
-from functions.common.settings import IntakeSettings
-from functions.common.telegram import BotApi, bot_api
-from functions.common.verdict import DONE, settle
+from functions.conversation.sessions import SessionTable
+from functions.conversation.verdict import DONE, settle
 from functions.intake.request import Outcome, Request
+from functions.telegram.bot_api import BotApi, bot_api
 
 PART = "rerun"
 """The ledger's name for a press that was carried out; Telegram may deliver it again."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from functions.common import aws
-from functions.common.approvals import ApprovalTable, Decision, Question, may_decide
 from functions.common.errors import BadInput
-from functions.common.lock import Announcement
-from functions.common.lock_table import LockTable
-from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
-from functions.common.telegram import bot_api
-from functions.common.verdict import settle
+from functions.conversation.approvals import ApprovalTable, Decision, Question, may_decide
+from functions.conversation.lock import Announcement
+from functions.conversation.lock_table import LockTable
+from functions.conversation.sessions import SessionTable
+from functions.conversation.verdict import settle
 from functions.intake.request import Outcome, Request
+from functions.telegram.bot_api import bot_api
 
 ANSWERS = "answers "
 """What the ledger's name for a message that is an answer begins with; the turn and the number of the question follow.

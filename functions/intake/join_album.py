@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functions.common import aws
-from functions.common.albums import AlbumTable
 from functions.common.errors import BadInput
 from functions.common.settings import IntakeSettings
 from functions.intake.request import Outcome, Request
+from functions.telegram.albums import AlbumTable
 
 
 def run(request: Request) -> Outcome:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functions.common.errors import BadInput, TelegramRefused
 from functions.common.observability import logger
 from functions.common.settings import IntakeSettings
-from functions.common.telegram import bot_api
 from functions.intake.request import Outcome, Request, tell
+from functions.telegram.bot_api import bot_api
 
 
 def run(request: Request) -> Outcome:

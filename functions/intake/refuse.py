@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functions.common import aws
-from functions.common.admission import Admission
 from functions.common.errors import BadInput, TelegramRefused
 from functions.common.observability import logger
 from functions.common.settings import IntakeSettings
+from functions.conversation.admission import Admission
 from functions.intake.request import Outcome, Request, tell
 
 

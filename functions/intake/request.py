@@ -5,14 +5,14 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.delivery import Delivery
 from functions.common.envelope import Chat, Envelope
 from functions.common.errors import BadInput
 from functions.common.observability import StepRequest
-from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
-from functions.common.telegram import bot_api
-from functions.common.texts import say
+from functions.conversation.sessions import SessionTable
+from functions.conversation.texts import say
+from functions.telegram.bot_api import bot_api
+from functions.telegram.delivery import Delivery
 
 
 class Request(StepRequest):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from functions.common.commands import configured, in_language
 from functions.common.errors import BadInput
-from functions.common.texts import say
+from functions.conversation.commands import configured, in_language
+from functions.conversation.texts import say
 from functions.intake import ask_state, time_travel
 from functions.intake.request import Outcome, Request, tell
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from botocore.exceptions import ClientError
 
 from functions.common import aws
-from functions.common.approvals import ApprovalTable, Decision, Question
-from functions.common.lock_table import LockTable
-from functions.common.progress import ProgressTable, draft_id
-from functions.common.sessions import SessionTable
 from functions.common.settings import IntakeSettings
-from functions.common.telegram import bot_api
-from functions.common.verdict import settle
+from functions.conversation.approvals import ApprovalTable, Decision, Question
+from functions.conversation.lock_table import LockTable
+from functions.conversation.progress import ProgressTable, draft_id
+from functions.conversation.sessions import SessionTable
+from functions.conversation.verdict import settle
 from functions.intake.request import Outcome, Request, tell
+from functions.telegram.bot_api import bot_api
 
 STOPS, FORCED = "stops ", "forced"
 """The ledger's names for the turn that this update stops, and for stopping its execution since it does not hear."""

@@ -10,16 +10,16 @@ import uuid
 from itertools import islice
 
 from functions.common import aws
-from functions.common.delivery import SENT_BYTES, Delivery
 from functions.common.envelope import Chat, Envelope, session_key, turn_id
 from functions.common.errors import BadInput, SnapshotMissing, TelegramRefused
-from functions.common.lock_table import LockTable
 from functions.common.observability import logger
-from functions.common.sessions import Pointer, SessionTable
 from functions.common.settings import IntakeSettings
-from functions.common.snapshots import Manifest, Snapshots
-from functions.common.versions import WORKSPACE, before_last_turn, export, fork, newest
+from functions.conversation.files.snapshots import Manifest, Snapshots
+from functions.conversation.files.versions import WORKSPACE, before_last_turn, export, fork, newest
+from functions.conversation.lock_table import LockTable
+from functions.conversation.sessions import Pointer, SessionTable
 from functions.intake.request import Request, delivery, tell
+from functions.telegram.delivery import SENT_BYTES, Delivery
 
 PACKED_BYTES = 2 * SENT_BYTES
 """Bytes of a workspace that is worth packing for the chat: it may shrink by half."""

@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from functions.common import aws
 from functions.common.envelope import Chat
 from functions.common.execution import Entry, redrive_count, seconds_since
-from functions.common.lock import Claim
-from functions.common.lock_table import LockTable
 from functions.common.observability import StepRequest, measure, step
-from functions.common.progress import TICKET_SECONDS, Report, Ticket, issue, tell
 from functions.common.settings import AcquireLockSettings
+from functions.conversation.lock import Claim
+from functions.conversation.lock_table import LockTable
+from functions.conversation.progress import TICKET_SECONDS, Report, Ticket, issue, tell
 
 
 class Request(StepRequest):

@@ -14,22 +14,22 @@ from pydantic import BaseModel
 from telegramify_markdown import utf16_len
 
 from functions.common import aws
-from functions.common.approvals import BUTTONS, ApprovalTable, Decision, Question, button_data
-from functions.common.budget import settle as settle_costs
-from functions.common.delivery import QUESTION, Delivery
 from functions.common.envelope import Chat, User
 from functions.common.errors import ResultRefused, TelegramRefused
 from functions.common.execution import redrive_count
-from functions.common.lock import Approval, Held
 from functions.common.observability import StepRequest, logger, step
-from functions.common.progress import ProgressTable
-from functions.common.rendering import Classic, visible
-from functions.common.sessions import SessionTable
 from functions.common.settings import ApprovalSettings
-from functions.common.snapshots import Snapshots, ToolCall
-from functions.common.telegram import bot_api
-from functions.common.texts import say
-from functions.common.verdict import settle
+from functions.conversation.approvals import BUTTONS, ApprovalTable, Decision, Question, button_data
+from functions.conversation.budget import settle as settle_costs
+from functions.conversation.files.snapshots import Snapshots, ToolCall
+from functions.conversation.lock import Approval, Held
+from functions.conversation.progress import ProgressTable
+from functions.conversation.sessions import SessionTable
+from functions.conversation.texts import say
+from functions.conversation.verdict import settle
+from functions.telegram.bot_api import bot_api
+from functions.telegram.delivery import QUESTION, Delivery
+from functions.telegram.rendering import Classic, visible
 
 SHOWN_UNITS = 3000
 """UTF-16 units of a call that are shown in the message; a longer one goes along whole as a document."""

@@ -10,15 +10,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from functions.common import aws
-from functions.common.approvals import ApprovalTable, Decision
-from functions.common.budget import settle
 from functions.common.execution import redrive_count
-from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
-from functions.common.sessions import SessionTable
 from functions.common.settings import ContinueSettings
-from functions.common.snapshots import InboxFile
-from functions.common.verdict import remember
+from functions.conversation.approvals import ApprovalTable, Decision
+from functions.conversation.budget import settle
+from functions.conversation.files.snapshots import InboxFile
+from functions.conversation.lock import Held
+from functions.conversation.sessions import SessionTable
+from functions.conversation.verdict import remember
 
 
 class SessionState(BaseModel):

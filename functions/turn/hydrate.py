@@ -7,17 +7,17 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.budget import spent
 from functions.common.envelope import Message
 from functions.common.errors import BudgetSpent, SnapshotMissing
 from functions.common.execution import redrive_count, seconds_since
 from functions.common.observability import StepRequest, logger, measure, step
-from functions.common.sessions import Pointer, SessionTable
 from functions.common.settings import HydrateSettings
-from functions.common.snapshots import InboxFile, Manifest, Snapshots
-from functions.common.trees import read_tree
-from functions.common.versions import at
-from functions.turn.inbox import fill, messages_of
+from functions.conversation.budget import spent
+from functions.conversation.files.snapshots import InboxFile, Manifest, Snapshots
+from functions.conversation.files.trees import read_tree
+from functions.conversation.files.versions import at
+from functions.conversation.sessions import Pointer, SessionTable
+from functions.telegram.inbox import fill, messages_of
 
 
 class Result(BaseModel):

@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.budget import crossed, settle
 from functions.common.links import Links, links
 from functions.common.observability import StepRequest, step
-from functions.common.sessions import Commit, Pointer, SessionTable
 from functions.common.settings import PersistSettings
-from functions.common.snapshots import Snapshots
+from functions.conversation.budget import crossed, settle
+from functions.conversation.files.snapshots import Snapshots
+from functions.conversation.sessions import Commit, Pointer, SessionTable
 
 
 class SessionState(BaseModel):

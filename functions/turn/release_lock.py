@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from functions.common import aws
 from functions.common.execution import redrive_count
-from functions.common.lock_table import LockTable
 from functions.common.observability import StepRequest, step
 from functions.common.settings import LockSettings
+from functions.conversation.lock_table import LockTable
 
 
 class Request(StepRequest):

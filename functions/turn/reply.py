@@ -8,16 +8,16 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.delivery import SENT_BYTES, SentFile, closing
 from functions.common.envelope import Chat
 from functions.common.errors import SnapshotMissing
 from functions.common.execution import redrive_count
-from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
-from functions.common.rendering import plan
 from functions.common.settings import ReplySettings
-from functions.common.snapshots import LeftOut, OutboxFile, RunResult, Snapshots
-from functions.common.texts import say
+from functions.conversation.files.snapshots import LeftOut, OutboxFile, RunResult, Snapshots
+from functions.conversation.lock import Held
+from functions.conversation.texts import say
+from functions.telegram.delivery import SENT_BYTES, SentFile, closing
+from functions.telegram.rendering import plan
 from functions.turn.persist import Budget
 
 LEFT_OUT_SHOWN = 5

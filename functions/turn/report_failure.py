@@ -7,17 +7,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.budget import settle
-from functions.common.delivery import closing
 from functions.common.envelope import Chat, rerun_data
 from functions.common.errors import TelegramRefused
 from functions.common.execution import Failure, readable_cause, redrive_count
 from functions.common.links import Links, links
-from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
-from functions.common.sessions import SessionTable
 from functions.common.settings import LedgerSettings, NoticeSettings
-from functions.common.texts import say
+from functions.conversation.budget import settle
+from functions.conversation.lock import Held
+from functions.conversation.sessions import SessionTable
+from functions.conversation.texts import say
+from functions.telegram.delivery import closing
 
 TEXTS = {"TooManyWaiting": "too_many_waiting", "BudgetSpent": "budget_spent", "BudgetReserved": "budget_reserved"}
 """Errors with a notice of their own."""

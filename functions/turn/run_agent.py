@@ -16,18 +16,18 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.access import SECONDS, seal
-from functions.common.approvals import Decision
-from functions.common.budget import reserve, settle
 from functions.common.envelope import Chat, Message
 from functions.common.errors import SnapshotMissing, StepgramError
 from functions.common.execution import Entry, redrive_count
-from functions.common.lock import Held
 from functions.common.observability import StepRequest, logger, step
-from functions.common.progress import Ticket, issue
-from functions.common.runs import Answers, RunTable, Seat
 from functions.common.settings import RunAgentSettings
-from functions.common.snapshots import Expected, InboxFile, RunResult, RunSummary, Snapshots, result_key
+from functions.conversation.access import SECONDS, seal
+from functions.conversation.approvals import Decision
+from functions.conversation.budget import reserve, settle
+from functions.conversation.files.snapshots import Expected, InboxFile, RunResult, RunSummary, Snapshots, result_key
+from functions.conversation.lock import Held
+from functions.conversation.progress import Ticket, issue
+from functions.conversation.runs import Answers, RunTable, Seat
 
 PASSING = (
     "TooManyRequestsException",

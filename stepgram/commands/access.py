@@ -8,7 +8,7 @@ from typing import Literal
 import click
 from rich.markup import escape
 
-from functions.common.admission import Admission, Guest
+from functions.conversation.admission import Admission, Guest
 from stepgram.commands.shared import json_option, out, print_json, report, stack_option
 from stepgram.stack import Stack, StackError, open_stack
 

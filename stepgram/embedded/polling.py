@@ -13,8 +13,8 @@ import requests
 
 from functions.common.errors import TelegramError
 from functions.common.observability import logger
-from functions.common.telegram import BotApi
-from functions.webhook.update import KINDS
+from functions.telegram.bot_api import BotApi
+from functions.telegram.update import KINDS
 from stepgram.embedded.state import Change, Closed, StateError, Store
 
 POLL_SECONDS = 15

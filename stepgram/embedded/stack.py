@@ -19,7 +19,7 @@ from moto.moto_api._internal.models import moto_api_backend
 
 from functions.common.models import known
 from functions.common.observability import logger
-from functions.common.telegram import BotApi
+from functions.telegram.bot_api import BotApi
 from stepgram.embedded.aws import AwsEndpoint
 from stepgram.embedded.bedrock import Bedrock
 from stepgram.embedded.client import ACCOUNT, REGION, Addresses, Ports, client

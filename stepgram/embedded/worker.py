@@ -22,7 +22,7 @@ import claude_agent_sdk  # noqa: F401 - the agent's module itself is imported by
 import pathspec  # noqa: F401
 
 import functions.common.aws
-import functions.common.workspace
+import functions.conversation.files.workspace
 from functions.agent.processes import adopt, end_below
 from stepgram.embedded.answers import Context, call_handler
 

@@ -20,12 +20,12 @@ from functions.agent.approve import decide, fingerprint
 from functions.agent.handler import GO_ON
 from functions.agent.options import Approval, Folders, agent_options, cli_environment
 from functions.agent.store import RestoredStore
-from functions.common.approvals import ApprovalTable, Decision, button_data
-from functions.common.lock import Approval as Asked
-from functions.common.sessions import SessionTable
 from functions.common.settings import AgentSettings
-from functions.common.snapshots import Manifest, Snapshots
-from functions.common.texts import say
+from functions.conversation.approvals import ApprovalTable, Decision, button_data
+from functions.conversation.files.snapshots import Manifest, Snapshots
+from functions.conversation.lock import Approval as Asked
+from functions.conversation.sessions import SessionTable
+from functions.conversation.texts import say
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer
 from stepgram.embedded.stack import EmbeddedStack

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from functions.common.progress import ATTEMPT, ProgressTable, Ticket, issue
-from functions.common.runs import RunTable, Seat
 from functions.common.settings import use_environment
+from functions.conversation.progress import ATTEMPT, ProgressTable, Ticket, issue
+from functions.conversation.runs import RunTable, Seat
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Invoker

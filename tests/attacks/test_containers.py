@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from functions.common.folders import remove
-from functions.common.texts import say
+from functions.conversation.texts import say
 from stepgram.embedded.packages import shared_cache
 from tests.attacks.strict_stack import StrictStack, strict_stack
 from tests.attacks.test_other_sessions import run

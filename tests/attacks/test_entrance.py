@@ -23,10 +23,10 @@ from functions.common import errors
 from functions.common.envelope import NAME_LIMIT, Envelope
 from functions.common.observability import logger
 from functions.common.settings import own_environment, use_environment
-from functions.webhook.context import attachments
-from functions.webhook.handler import SECRET_HEADER, handler, read_update
-from functions.webhook.normalise import Rules, normalise
-from functions.webhook.update import MAX_ID, MAX_TIME, Update
+from functions.telegram.context import attachments
+from functions.telegram.normalise import Rules, normalise
+from functions.telegram.update import MAX_ID, MAX_TIME, Update
+from functions.telegram.webhook import SECRET_HEADER, handler, read_update
 from stepgram.console.server import app
 from stepgram.embedded.functions import Answer
 from stepgram.embedded.stack import EmbeddedStack

@@ -22,14 +22,22 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from functions.common.beliefs import DOCUMENT_BYTES
-from functions.common.budget import ALL, Ledger, periods, sums
 from functions.common.errors import ResultRefused, SnapshotMissing
-from functions.common.lock import Claim, Lock
-from functions.common.lock_table import LockTable
-from functions.common.sessions import Pointer, SessionTable
-from functions.common.snapshots import Expected, Manifest, RunCost, RunSummary, Snapshots, result_key, session_prefix
-from functions.common.texts import say
-from functions.common.trees import ENTRIES, ITEMS, TREE_BYTES, read_tree
+from functions.conversation.budget import ALL, Ledger, periods, sums
+from functions.conversation.files.snapshots import (
+    Expected,
+    Manifest,
+    RunCost,
+    RunSummary,
+    Snapshots,
+    result_key,
+    session_prefix,
+)
+from functions.conversation.files.trees import ENTRIES, ITEMS, TREE_BYTES, read_tree
+from functions.conversation.lock import Claim, Lock
+from functions.conversation.lock_table import LockTable
+from functions.conversation.sessions import Pointer, SessionTable
+from functions.conversation.texts import say
 from stepgram.embedded.aws import AwsEndpoint
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer, Invoker

@@ -12,7 +12,7 @@ from functions.agent import upstream
 from functions.agent.endpoint import Endpoint
 from functions.agent.spending import Spending
 from functions.common.settings import AgentSettings
-from functions.common.snapshots import Snapshots
+from functions.conversation.files.snapshots import Snapshots
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from tests.bench.figures import Figure

@@ -16,7 +16,7 @@ from tests.conftest import Person
 MEMORY = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 """The process's largest resident memory in kB; `ru_maxrss` would count the parent's before the exec."""
 
-EMPTY, WEBHOOK = "pass", "import functions.webhook.handler"
+EMPTY, WEBHOOK = "pass", "import functions.telegram.webhook"
 FIRST_CHAT = 710_000
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from functions.common.texts import say
+from functions.conversation.texts import say
 from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Person
 from tests.workflow.test_files import PNG, outbox

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from functions.common.texts import say
+from functions.conversation.texts import say
 from tests.conftest import until
 from tests.deploy.conftest import TURN_SECONDS, Deployed
 

@@ -18,7 +18,7 @@ CMD = '\nCMD ["a.handler"]\n'
 
 
 def spec(name: str, image: bool = False) -> FunctionSpec:
-    return FunctionSpec(name, name, f"arn:{name}", "functions.webhook.handler.handler", 30, 512, {}, image)
+    return FunctionSpec(name, name, f"arn:{name}", "functions.telegram.webhook.handler", 30, 512, {}, image)
 
 
 def changed(tmp_path: Path, file: str, old: str, new: str) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from functions.common.lock import (
+from functions.conversation.lock import (
     Acquire,
     Announce,
     Announcement,
@@ -27,7 +27,7 @@ from functions.common.lock import (
     in_the_way,
     transition,
 )
-from functions.common.lock_table import NEVER_STARTED
+from functions.conversation.lock_table import NEVER_STARTED
 
 Transition = Callable[[Lock, Event], tuple[Lock, tuple[Effect, ...]]]
 

@@ -12,9 +12,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from functions.common import access
 from functions.common.errors import BadInput
 from functions.common.settings import AccessSettings, use_environment
+from functions.conversation import access
 from stepgram.embedded.client import ACCOUNT, REGION, client, secret_key
 from stepgram.embedded.iam import Wanted, allows
 from stepgram.embedded.stack import EmbeddedStack

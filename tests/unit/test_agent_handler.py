@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from functions.agent import handler
-from functions.common.progress import Heard
+from functions.conversation.progress import Heard
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["another run took its place", "it is wanted"])

@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from functions.common.approvals import ApprovalTable, Choice, Decision, Question
 from functions.common.envelope import Chat
-from functions.common.lock import Approval
-from functions.common.sessions import SessionTable
-from functions.common.telegram import BotApi
-from functions.common.verdict import remember, settle
+from functions.conversation.approvals import ApprovalTable, Choice, Decision, Question
+from functions.conversation.lock import Approval
+from functions.conversation.sessions import SessionTable
+from functions.conversation.verdict import remember, settle
+from functions.telegram.bot_api import BotApi
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 

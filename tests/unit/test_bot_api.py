@@ -12,7 +12,7 @@ from aiogram.client.telegram import TelegramAPIServer
 from flask import Flask, Response, request
 
 from functions.common.errors import ConfigurationError, TelegramRateLimited, TelegramRefused, TelegramUnavailable
-from functions.common.telegram import BotApi
+from functions.telegram.bot_api import BotApi
 from stepgram.embedded.telegram import BotApiError, Telegram
 from stepgram.server import Server
 from tests import telegram_contract

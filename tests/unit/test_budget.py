@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from functions.common import budget
-from functions.common.budget import ALL, Ledger, Limits, Spent, grant
 from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent
 from functions.common.settings import ReserveSettings
-from functions.common.snapshots import RunCost
+from functions.conversation import budget
+from functions.conversation.budget import ALL, Ledger, Limits, Spent, grant
+from functions.conversation.files.snapshots import RunCost
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 

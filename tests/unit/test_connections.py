@@ -11,9 +11,9 @@ from werkzeug.serving import WSGIRequestHandler
 from functions.agent.callback import Callback
 from functions.agent.handler import renew_connections
 from functions.common import aws
-from functions.common.progress import Heard
 from functions.common.settings import AwsSettings
-from functions.common.snapshots import Snapshots
+from functions.conversation.files.snapshots import Snapshots
+from functions.conversation.progress import Heard
 from stepgram.embedded.client import OPERATOR, secret_key
 from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Bucket

@@ -30,7 +30,7 @@ from functions.common import aws
 from functions.common.errors import ConfigurationError
 from functions.common.models import Usage, known
 from functions.common.settings import AgentSettings
-from functions.common.snapshots import Snapshots
+from functions.conversation.files.snapshots import Snapshots
 from stepgram.embedded.bedrock import chunk, exception
 from tests.conftest import until
 

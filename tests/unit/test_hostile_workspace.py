@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from functions.common.folders import remove
-from functions.common.snapshots import Snapshots
-from functions.common.workspace import LEVELS, PATH_BYTES, SEEN, Captured, Limits, Workspace, read_tree
+from functions.conversation.files.snapshots import Snapshots
+from functions.conversation.files.workspace import LEVELS, PATH_BYTES, SEEN, Captured, Limits, Workspace, read_tree
 from tests.conftest import Bucket
 from tests.unit.test_folders import dig
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from functions.common import lock as rules
 from functions.common.errors import LockContended, LockLost, TooManyWaiting
-from functions.common.lock import (
+from functions.conversation import lock as rules
+from functions.conversation.lock import (
     MAX_WAITERS,
     Acquire,
     Announce,
@@ -27,7 +27,7 @@ from functions.common.lock import (
     Remind,
     transition,
 )
-from functions.common.lock_table import LockTable
+from functions.conversation.lock_table import LockTable
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from tests.unit.lock_model import Model, Violation, explore

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from functions.common.lock import Claim, claim_of
-from functions.common.lock_table import LockTable
+from functions.conversation.lock import Claim, claim_of
+from functions.conversation.lock_table import LockTable
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 

@@ -15,7 +15,7 @@ from samtranslator.yaml_helper import yaml_parse
 
 from functions.common.errors import ConfigurationError
 from functions.common.models import ID, Usage, known
-from functions.common.sessions import MODELS
+from functions.conversation.sessions import MODELS
 from stepgram.embedded import bedrock
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.server import Server

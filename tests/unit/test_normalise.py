@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from functions.common.envelope import NAME_LIMIT, Envelope
+from functions.telegram.normalise import Rules, normalise
+from functions.telegram.update import MAX_ID, Update
 from functions.turn.turn_ended import session_key
-from functions.webhook.normalise import Rules, normalise
-from functions.webhook.update import MAX_ID, Update
 
 USER = {"id": 5, "is_bot": False, "first_name": "Ada", "language_code": "zh-hans"}
 ALL = ("*",)

@@ -14,7 +14,7 @@ import pytest
 from functions.agent import handler
 from functions.agent.processes import RUNTIME, StillRunning
 from functions.common.folders import NotCleaned
-from functions.common.progress import Heard
+from functions.conversation.progress import Heard
 from stepgram.embedded.answers import Context
 from tests.conftest import ROOT
 from tests.unit.test_options import settings

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from telegramify_markdown import MessageEntity, utf16_len
 
-from functions.common.rendering import (
+from functions.telegram.rendering import (
     CLASSIC_LIMIT,
     MAX_MESSAGES,
     RICH_LIMIT,

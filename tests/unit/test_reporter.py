@@ -9,7 +9,7 @@ import pytest
 
 from functions.agent import reporter
 from functions.agent.reporter import Reporter
-from functions.common.progress import Heard
+from functions.conversation.progress import Heard
 
 
 class Listened:

@@ -7,7 +7,7 @@ from string import Formatter
 
 import pytest
 
-from functions.common.texts import CATALOGUE
+from functions.conversation.texts import CATALOGUE
 from tests.conftest import ROOT
 
 CODE = {path: path.read_text() for path in (ROOT / "functions").rglob("*.py") if path.name != "texts.py"}

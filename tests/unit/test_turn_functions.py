@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from functions.common.errors import remedy_of
-from functions.common.lock import Claim, Lock
-from functions.common.lock_table import LockTable
-from functions.common.sessions import Pointer, SessionTable
-from functions.common.snapshots import Manifest, OutboxFile, RunResult, RunSummary, Segment, Snapshots
-from functions.common.texts import say
+from functions.conversation.files.snapshots import Manifest, OutboxFile, RunResult, RunSummary, Segment, Snapshots
+from functions.conversation.lock import Claim, Lock
+from functions.conversation.lock_table import LockTable
+from functions.conversation.sessions import Pointer, SessionTable
+from functions.conversation.texts import say
 from functions.turn.handler import STATUS_CHANGE
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client

@@ -13,10 +13,10 @@ import pytest
 from claude_agent_sdk import get_session_messages
 
 from functions.common.errors import SnapshotMissing
-from functions.common.sessions import Pointer
-from functions.common.snapshots import Manifest, Segment, Snapshots
-from functions.common.versions import at_version, before_last_turn, debug_key, export, fork, history, todos
-from functions.common.workspace import Workspace
+from functions.conversation.files.snapshots import Manifest, Segment, Snapshots
+from functions.conversation.files.versions import at_version, before_last_turn, debug_key, export, fork, history, todos
+from functions.conversation.files.workspace import Workspace
+from functions.conversation.sessions import Pointer
 from tests.conftest import Bucket
 
 SESSION, COPY = str(uuid.UUID(int=3, version=4)), str(uuid.UUID(int=4, version=4))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from functions.common.errors import SnapshotMissing
-from functions.common.snapshots import LeftOut, Snapshots, TreeReference
-from functions.common.trees import PACKED_BELOW, Entry, read_tree
-from functions.common.workspace import MAX_PACKS, Limits, Workspace
+from functions.conversation.files.snapshots import LeftOut, Snapshots, TreeReference
+from functions.conversation.files.trees import PACKED_BELOW, Entry, read_tree
+from functions.conversation.files.workspace import MAX_PACKS, Limits, Workspace
 from tests.conftest import Bucket
 
 SESSION = "22222222-2222-4222-8222-222222222222"

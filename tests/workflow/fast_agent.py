@@ -22,8 +22,8 @@ from functions.agent.metering import Spent
 from functions.agent.reporter import Watch
 from functions.agent.spending import Spending
 from functions.agent.store import RestoredStore
-from functions.common.snapshots import Manifest
-from functions.common.workspace import Workspace
+from functions.conversation.files.snapshots import Manifest
+from functions.conversation.files.workspace import Workspace
 from stepgram.embedded.stack import EmbeddedStack
 
 ASKS, SLOW = "!asks", "!slow"

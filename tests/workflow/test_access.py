@@ -11,10 +11,10 @@ from typing import Any, get_args
 
 import pytest
 
-from functions.common.admission import Admission, Guest
-from functions.common.budget import ALL, periods
-from functions.common.snapshots import LeftOut, Reason
-from functions.common.texts import say
+from functions.conversation.admission import Admission, Guest
+from functions.conversation.budget import ALL, periods
+from functions.conversation.files.snapshots import LeftOut, Reason
+from functions.conversation.texts import say
 from functions.turn.reply import left_out
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from functions.common.texts import say
+from functions.conversation.texts import say
 from stepgram.embedded.telegram import BotApiError
 from tests.conftest import Faults, Person, until
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import requests
 
-from functions.common import commands
 from functions.common.errors import ConfigurationError
-from functions.common.sessions import SessionTable
-from functions.common.telegram import BotApi
-from functions.common.texts import CATALOGUE, say
+from functions.conversation import commands
+from functions.conversation.sessions import SessionTable
+from functions.conversation.texts import CATALOGUE, say
 from functions.intake.run_command import MENU
+from functions.telegram.bot_api import BotApi
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.webhook import set_commands

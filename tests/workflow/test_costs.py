@@ -15,12 +15,12 @@ from botocore.exceptions import ClientError
 
 from functions.agent.metering import Spent
 from functions.agent.spending import Spending
-from functions.common import budget
-from functions.common.budget import ALL, RESERVED, Ledger, periods, sums
 from functions.common.errors import AwsUnavailable, TelegramUnavailable
-from functions.common.sessions import SessionTable
 from functions.common.settings import LedgerSettings
-from functions.common.snapshots import RunCost, Snapshots, costs_prefix
+from functions.conversation import budget
+from functions.conversation.budget import ALL, RESERVED, Ledger, periods, sums
+from functions.conversation.files.snapshots import RunCost, Snapshots, costs_prefix
+from functions.conversation.sessions import SessionTable
 from functions.turn import hydrate, report_failure
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack

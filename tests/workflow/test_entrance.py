@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from functions.common.admission import Admission
-from functions.common.approvals import Decision
 from functions.common.errors import AwsUnavailable
-from functions.common.progress import ProgressTable
-from functions.common.texts import say
+from functions.conversation.admission import Admission
+from functions.conversation.approvals import Decision
+from functions.conversation.progress import ProgressTable
+from functions.conversation.texts import say
 from functions.intake import answer_question, stop_turn, time_travel
-from functions.webhook.handler import SECRET_HEADER
+from functions.telegram.webhook import SECRET_HEADER
 from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from functions.common.errors import LockContended
-from functions.common.lock import Lock
-from functions.common.lock_table import LockTable
-from functions.common.sessions import SessionTable
-from functions.common.snapshots import Manifest, Snapshots
+from functions.conversation.files.snapshots import Manifest, Snapshots
+from functions.conversation.lock import Lock
+from functions.conversation.lock_table import LockTable
+from functions.conversation.sessions import SessionTable
 from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import InvokeError, Invoker

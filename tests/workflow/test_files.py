@@ -6,9 +6,9 @@ import base64
 import json
 from typing import Any
 
-from functions.common.albums import AlbumTable
 from functions.common.envelope import Message, turn_id
-from functions.common.texts import say
+from functions.conversation.texts import say
+from functions.telegram.albums import AlbumTable
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.telegram import BotApiError

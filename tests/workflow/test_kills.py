@@ -17,7 +17,7 @@ from functions.agent.callback import Callback
 from functions.common import aws
 from functions.common.observability import logger
 from functions.common.settings import environment
-from functions.common.telegram import BotApi
+from functions.telegram.bot_api import BotApi
 from functions.turn import run_agent
 from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.client import client

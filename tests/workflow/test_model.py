@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from functions.common.texts import say
+from functions.conversation.texts import say
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.executions import ExecutionDetail
 from tests.conftest import Person

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from functions.common.envelope import Chat
-from functions.common.progress import ProgressTable, Ticket, draft_id, issue
 from functions.common.settings import use_environment
-from functions.common.texts import say
+from functions.conversation.progress import ProgressTable, Ticket, draft_id, issue
+from functions.conversation.texts import say
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from tests.conftest import Faults, Person, until

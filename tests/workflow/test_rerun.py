@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from functions.common.texts import CATALOGUE
+from functions.conversation.texts import CATALOGUE
 from stepgram.executions import detail
 from stepgram.rerun import RerunError, redrive, rerun_all, rerun_from_start, wait_until_ended
 from stepgram.stack import Stack

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from functions.common.runs import RunTable, running
+from functions.conversation.runs import RunTable, running
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Invoker

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from werkzeug.serving import WSGIRequestHandler
 
-from functions.common.sessions import Pointer, SessionTable
-from functions.common.snapshots import Manifest, Snapshots
+from functions.conversation.files.snapshots import Manifest, Snapshots
+from functions.conversation.sessions import Pointer, SessionTable
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client
 from stepgram.embedded.expiry import expire, pass_time

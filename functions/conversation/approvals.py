@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from functions.common import aws
 from functions.common.envelope import Chat
 from functions.common.errors import LockLost
-from functions.common.lock import Approval
-from functions.common.lock_table import DEAD_TOKEN, LockTable
+from functions.conversation.lock import Approval
+from functions.conversation.lock_table import DEAD_TOKEN, LockTable
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functions.common.approvals import ApprovalTable, Decision, Question
-from functions.common.delivery import QUESTION
 from functions.common.errors import TelegramError
 from functions.common.observability import logger
-from functions.common.sessions import SessionTable
-from functions.common.telegram import BotApi
-from functions.common.texts import say
+from functions.conversation.approvals import ApprovalTable, Decision, Question
+from functions.conversation.sessions import SessionTable
+from functions.conversation.texts import say
+from functions.telegram.bot_api import BotApi
+from functions.telegram.delivery import QUESTION
 
 DONE = "done"
 """The data of a button that only shows what was decided."""

@@ -21,11 +21,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from functions.common import aws
-from functions.common.access import NotSealed, decrypt, encrypt
 from functions.common.envelope import Chat
 from functions.common.errors import BadInput
 from functions.common.observability import StepRequest, logger, measure
-from functions.common.runs import CURRENT, Running, Seat, running
+from functions.conversation.access import NotSealed, decrypt, encrypt
+from functions.conversation.runs import CURRENT, Running, Seat, running
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

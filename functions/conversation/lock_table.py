@@ -17,7 +17,8 @@ from botocore.exceptions import ClientError
 
 from functions.common import aws
 from functions.common.errors import LockContended
-from functions.common.lock import (
+from functions.common.observability import logger
+from functions.conversation.lock import (
     Acquire,
     Announce,
     Announcement,
@@ -32,7 +33,6 @@ from functions.common.lock import (
     in_the_way,
     transition,
 )
-from functions.common.observability import logger
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -1,6 +1,6 @@
 """The lock: one turn at a time per conversation, in the order people wrote, without polling.
 
-The rules are one pure function, `transition(lock, event) -> (lock, effects)`; `functions/common/lock_table.py` writes
+The rules are one pure function, `transition(lock, event) -> (lock, effects)`; `lock_table.py` beside it writes
 its result by compare-and-set and carries out the effects. `tests/unit/test_lock.py` visits every interleaving of a few
 turns that announce, acquire, release, die, are redriven and are told late, twice or never.
 

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass, replace
 
 from functions.common import envelope
-from functions.common.commands import IN_BACKGROUND, configured
 from functions.common.envelope import Button, Command, Envelope, Membership, Reason, Route
 from functions.common.settings import WebhookSettings
-from functions.webhook.context import attachments, mentions, readable, without_mention
-from functions.webhook.update import CallbackQuery, Chat, Message, MyChatMember, StoppedMessageGeneration, Update, User
+from functions.conversation.commands import IN_BACKGROUND, configured
+from functions.telegram.context import attachments, mentions, readable, without_mention
+from functions.telegram.update import CallbackQuery, Chat, Message, MyChatMember, StoppedMessageGeneration, Update, User
 
 DAY_SECONDS = 86_400
 EVERYONE = "*"

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from functions.common import aws
 from functions.common.errors import ResultRefused
 from functions.common.observability import logger
-from functions.common.snapshots import Snapshots
+from functions.conversation.files.snapshots import Snapshots
 
 FORMATS = {"ogg": "ogg", "oga": "ogg", "mp3": "mp3", "m4a": "m4a", "mp4": "mp4", "wav": "wav", "webm": "webm"}
 

@@ -20,14 +20,14 @@ from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from functions.common import aws
-from functions.common.admission import Admission
 from functions.common.envelope import Envelope
 from functions.common.errors import AwsUnavailable, BadInput, ConfigurationError, StepgramError
 from functions.common.observability import logger, measure
 from functions.common.secrets import secret
 from functions.common.settings import WebhookSettings
-from functions.webhook.normalise import Rules, normalise
-from functions.webhook.update import Update
+from functions.conversation.admission import Admission
+from functions.telegram.normalise import Rules, normalise
+from functions.telegram.update import Update
 
 COUNTED = ("message", "album", "command", "background")
 """Routes that count against what a user may send in a minute; a button or a stop always goes through."""

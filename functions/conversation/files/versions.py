@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from functions.common.beliefs import UNSEEN
 from functions.common.errors import ResultRefused, SnapshotMissing
-from functions.common.sessions import Pointer
-from functions.common.snapshots import PARALLEL, Manifest, Segment, Snapshots, session_prefix, turn_prefix
-from functions.common.trees import contents, read_tree
+from functions.conversation.files.snapshots import PARALLEL, Manifest, Segment, Snapshots, session_prefix, turn_prefix
+from functions.conversation.files.trees import contents, read_tree
+from functions.conversation.sessions import Pointer
 
 MAIN = ""
 DEBUG = "debug.txt"

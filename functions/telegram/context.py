@@ -6,7 +6,7 @@ import mimetypes
 import re
 
 from functions.common.envelope import Attachment
-from functions.webhook.update import File, Message
+from functions.telegram.update import File, Message
 
 QUOTED_CHARACTERS = 1500
 """Of a message that is replied to."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.common.beliefs import DOCUMENT_BYTES, Count, RelativePath, Sha256, decompressed, parsed
 from functions.common.errors import ResultRefused
-from functions.common.snapshots import Snapshots, TreeReference, session_prefix
+from functions.conversation.files.snapshots import Snapshots, TreeReference, session_prefix
 
 PACKED_BELOW = 256 * 1024
 """Bytes: a smaller file shares a pack with others."""

@@ -9,11 +9,11 @@ from functions.common import aws
 from functions.common.envelope import Chat
 from functions.common.errors import TelegramRefused
 from functions.common.observability import StepRequest, logger
-from functions.common.progress import ProgressTable, Shown
-from functions.common.rendering import Classic, classic_parts, plain_parts
-from functions.common.sessions import COMPLETE, SessionTable
 from functions.common.settings import NoticeSettings, ReplySettings
-from functions.common.telegram import TOO_LARGE, BotApi, bot_api
+from functions.conversation.progress import ProgressTable, Shown
+from functions.conversation.sessions import COMPLETE, SessionTable
+from functions.telegram.bot_api import TOO_LARGE, BotApi, bot_api
+from functions.telegram.rendering import Classic, classic_parts, plain_parts
 
 FORMAT_REFUSED = 400
 """Telegram answers 400 to a message it cannot show, and 413 (TOO_LARGE) to a request of more than about 50 MB; 403 says

@@ -43,7 +43,7 @@ from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent,
 from functions.common.models import known
 from functions.common.observability import logger, measure
 from functions.common.settings import BudgetSettings, LedgerSettings, ReserveSettings
-from functions.common.snapshots import RunCost, Snapshots, costs_prefix
+from functions.conversation.files.snapshots import RunCost, Snapshots, costs_prefix
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

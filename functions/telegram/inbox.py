@@ -7,14 +7,14 @@ transcriber is configured.
 from __future__ import annotations
 
 from functions.common import aws
-from functions.common.albums import AlbumTable
 from functions.common.envelope import Attachment, Message
 from functions.common.errors import AlbumIncomplete, TelegramRefused, TranscriptPending
 from functions.common.observability import logger
 from functions.common.settings import HydrateSettings
-from functions.common.snapshots import InboxFile, Snapshots, turn_prefix
-from functions.common.telegram import bot_api
-from functions.turn.transcriber import AmazonTranscriber
+from functions.conversation.files.snapshots import InboxFile, Snapshots, turn_prefix
+from functions.conversation.transcriber import AmazonTranscriber
+from functions.telegram.albums import AlbumTable
+from functions.telegram.bot_api import bot_api
 
 SPOKEN = ("voice", "video_note")
 

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict
 
 from functions.common import aws
-from functions.common.lock_table import DEAD_TOKEN
+from functions.conversation.lock_table import DEAD_TOKEN
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
