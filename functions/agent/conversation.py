@@ -43,14 +43,14 @@ from claude_agent_sdk import (
     project_key_for_directory,
 )
 
-from functions.agent.endpoint import Endpoint
 from functions.agent.inbox import Prompt
+from functions.agent.model.endpoint import Endpoint
+from functions.agent.model.patience import Patience
+from functions.agent.model.spending import Spending
 from functions.agent.options import Approval, Folders, agent_options, cli_environment, configured_models
-from functions.agent.patience import Patience
 from functions.agent.processes import OWN_TMP, RUNTIME, Process, StillRunning, below, end_leftovers, forget_shared
 from functions.agent.reporter import Watch
 from functions.agent.speech import Speech
-from functions.agent.spending import Spending
 from functions.agent.store import RestoredStore
 from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError, model_error
 from functions.common.folders import NotCleaned, clear, open_file, opened, remove

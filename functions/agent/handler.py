@@ -22,11 +22,11 @@ from functions.agent.callback import Callback
 from functions.agent.closed import close_to_children
 from functions.agent.conversation import Conversation
 from functions.agent.inbox import Prompt, prompt, take_in
+from functions.agent.model.spending import Spending
 from functions.agent.options import Approval
 from functions.agent.processes import StillRunning, adopt, end_leftovers
 from functions.agent.reporter import Reporter
 from functions.agent.speech import paragraphs
-from functions.agent.spending import Spending
 from functions.common import aws
 from functions.common.errors import AgentCrashed, AgentTimedOut, StepgramError, located
 from functions.common.folders import NotCleaned

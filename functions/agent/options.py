@@ -30,7 +30,7 @@ from claude_agent_sdk import (
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from functions.agent.approve import OUTSIDE, PATHS, VARIABLE, decide
-from functions.agent.patience import CLI_RETRIES
+from functions.agent.model.patience import CLI_RETRIES
 from functions.agent.store import SnapshotStore
 from functions.common.errors import ConfigurationError
 from functions.common.settings import AgentSettings

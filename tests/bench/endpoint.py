@@ -8,9 +8,9 @@ import time
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
-from functions.agent import upstream
-from functions.agent.endpoint import Endpoint
-from functions.agent.spending import Spending
+from functions.agent.model import upstream
+from functions.agent.model.endpoint import Endpoint
+from functions.agent.model.spending import Spending
 from functions.common.settings import AgentSettings
 from functions.conversation.files.snapshots import Snapshots
 from stepgram.embedded.client import client

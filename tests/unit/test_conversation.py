@@ -24,8 +24,8 @@ from claude_agent_sdk import (
 )
 
 from functions.agent.conversation import DEBUG_BYTES, Conversation, _clean, _fresh_folders
-from functions.agent.metering import Spent
-from functions.agent.spending import Spending
+from functions.agent.model.metering import Spent
+from functions.agent.model.spending import Spending
 from functions.agent.store import SnapshotStore
 from functions.common.errors import (
     AgentCrashed,

@@ -22,10 +22,10 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.agent import endpoint, request, spending, upstream
-from functions.agent.endpoint import Endpoint
-from functions.agent.metering import Form, Meter, NotCounted, Spent
-from functions.agent.spending import Spending
+from functions.agent.model import endpoint, request, spending, upstream
+from functions.agent.model.endpoint import Endpoint
+from functions.agent.model.metering import Form, Meter, NotCounted, Spent
+from functions.agent.model.spending import Spending
 from functions.common import aws
 from functions.common.errors import ConfigurationError
 from functions.common.models import Usage, known

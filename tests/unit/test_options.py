@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from claude_agent_sdk import PermissionResult, ToolPermissionContext
 
-from functions.agent import options, upstream
+from functions.agent import options
 from functions.agent.approve import fingerprint
+from functions.agent.model import upstream
 from functions.agent.options import (
     CONFIG,
     Approval,

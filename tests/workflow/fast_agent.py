@@ -18,9 +18,9 @@ from claude_agent_sdk import DeferredToolUse, ResultMessage
 from functions.agent import handler
 from functions.agent.conversation import Conversation, Run
 from functions.agent.inbox import Prompt
-from functions.agent.metering import Spent
+from functions.agent.model.metering import Spent
+from functions.agent.model.spending import Spending
 from functions.agent.reporter import Watch
-from functions.agent.spending import Spending
 from functions.agent.store import RestoredStore
 from functions.conversation.files.snapshots import Manifest
 from functions.conversation.files.workspace import Workspace

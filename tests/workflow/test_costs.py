@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from functions.agent.metering import Spent
-from functions.agent.spending import Spending
+from functions.agent.model.metering import Spent
+from functions.agent.model.spending import Spending
 from functions.common.errors import AwsUnavailable, TelegramUnavailable
 from functions.common.settings import LedgerSettings
 from functions.conversation import budget

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from functions.agent.metering import CHARACTERS_A_TOKEN, Form
+from functions.agent.model.metering import CHARACTERS_A_TOKEN, Form
 from functions.common.models import Usage, known
 
 HEADERS = frozenset({"accept", "content-type", "user-agent", "x-app"})

@@ -13,7 +13,7 @@ import uuid
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from functions.agent.metering import Spent
+from functions.agent.model.metering import Spent
 from functions.common.observability import logger
 from functions.conversation.files.snapshots import RunCost, Snapshots, costs_prefix
 

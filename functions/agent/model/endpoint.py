@@ -27,10 +27,10 @@ from urllib.parse import quote, unquote
 
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from functions.agent.metering import Form, Meter, NotCounted
-from functions.agent.request import HEADER_BEGINNINGS, HEADERS, Call, Refused, call, read
-from functions.agent.spending import OverBudget, Spending
-from functions.agent.upstream import CONNECTIONS, CutOff, Upstream, break_off
+from functions.agent.model.metering import Form, Meter, NotCounted
+from functions.agent.model.request import HEADER_BEGINNINGS, HEADERS, Call, Refused, call, read
+from functions.agent.model.spending import OverBudget, Spending
+from functions.agent.model.upstream import CONNECTIONS, CutOff, Upstream, break_off
 from functions.common.observability import logger
 from functions.common.settings import AgentSettings
 
