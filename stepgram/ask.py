@@ -14,8 +14,8 @@ from botocore.exceptions import ClientError
 from functions.common.envelope import turn_id
 from functions.conversation.approvals import button_data
 from functions.conversation.files.snapshots import RunResult
-from functions.conversation.verdict import DONE
-from functions.telegram.delivery import QUESTION
+from functions.conversation.sessions import QUESTION
+from functions.telegram.delivery import DONE
 from functions.turn.ask_approval import readable
 from stepgram.executions import State, detail, follow
 from stepgram.stack import Stack, StackError

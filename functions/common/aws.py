@@ -28,6 +28,7 @@ from botocore.exceptions import (
 )
 from botocore.model import OperationModel
 from botocore.parsers import ResponseParserError
+from pydantic import BaseModel, ConfigDict, Field
 
 from functions.common.errors import AwsUnavailable, ConfigurationError, StepgramError
 from functions.common.settings import AwsSettings, own_environment
@@ -43,7 +44,16 @@ if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
     from mypy_boto3_transcribe import TranscribeServiceClient
 
-    from functions.conversation.access import Credentials
+
+class Credentials(BaseModel):
+    """Temporary AWS credentials, named as STS names them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    key_id: str = Field(alias="AccessKeyId")
+    secret: str = Field(alias="SecretAccessKey", repr=False)
+    token: str = Field(alias="SessionToken", repr=False)
+
 
 READ_SECONDS = 20
 WHOLE_INTAKE_SECONDS = 27

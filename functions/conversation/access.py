@@ -14,7 +14,7 @@ import json
 from typing import Any
 
 from botocore.exceptions import ClientError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from functions.common import aws
 from functions.common.errors import BadInput
@@ -25,16 +25,6 @@ SECONDS = 1500
 """How long the credentials of a run live: five minutes to be started, 15 to work, and some to spare."""
 
 PIECE = 4096
-
-
-class Credentials(BaseModel):
-    """Temporary AWS credentials, named as STS names them."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
-
-    key_id: str = Field(alias="AccessKeyId")
-    secret: str = Field(alias="SecretAccessKey", repr=False)
-    token: str = Field(alias="SessionToken", repr=False)
 
 
 def session_policy(partition: str, bucket: str, session_id: str) -> dict[str, Any]:
@@ -67,14 +57,14 @@ def seal(settings: AccessSettings, session_id: str, turn_id: str) -> str:
         Policy=json.dumps(session_policy(partition, settings.bucket, session_id)),
         DurationSeconds=SECONDS,
     )
-    plain = Credentials.model_validate(taken["Credentials"]).model_dump_json(by_alias=True).encode()
+    plain = aws.Credentials.model_validate(taken["Credentials"]).model_dump_json(by_alias=True).encode()
     return encrypt(settings.session_key_arn, plain, _context(session_id, turn_id))
 
 
-def unseal(sealed: str, session_id: str, turn_id: str) -> Credentials:
+def unseal(sealed: str, session_id: str, turn_id: str) -> aws.Credentials:
     """The credentials. Raises BadInput when they were not sealed for this session and turn."""
     try:
-        return Credentials.model_validate_json(decrypt(sealed, _context(session_id, turn_id)))
+        return aws.Credentials.model_validate_json(decrypt(sealed, _context(session_id, turn_id)))
     except (NotSealed, ValidationError) as error:
         raise BadInput(f"access: not sealed for session {session_id} and turn {turn_id}") from error
 

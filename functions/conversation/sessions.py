@@ -29,6 +29,9 @@ DAY_SECONDS = 86_400
 COMPLETE = "complete"
 """The ledger's last entry: nothing of the answer is missing."""
 
+NOTICE, QUESTION = "failure", "approval"
+"""What the ledger's names of failure notices, and of questions, begin with."""
+
 
 class Pointer(BaseModel):
     """Where a conversation stands: `version` turns are committed, `manifest` is the S3 key of the newest."""

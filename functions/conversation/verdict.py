@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functions.common.errors import TelegramError
-from functions.common.observability import logger
-from functions.conversation.approvals import ApprovalTable, Decision, Question
-from functions.conversation.sessions import SessionTable
-from functions.conversation.texts import say
-from functions.telegram.bot_api import BotApi
-from functions.telegram.delivery import QUESTION
+from collections.abc import Callable
 
-DONE = "done"
-"""The data of a button that only shows what was decided."""
+from functions.conversation.approvals import ApprovalTable, Decision, Question
+from functions.conversation.sessions import QUESTION, SessionTable
+from functions.conversation.texts import say
+
+Shows = Callable[[Question, int, str], None]
+"""Lets the message that asked a question show what was decided, if it still can."""
 
 
 def remember(table: SessionTable, session_key: str, session_id: str | None, held: Decision) -> None:
@@ -23,7 +21,7 @@ def remember(table: SessionTable, session_key: str, session_id: str | None, held
 def settle(
     approvals: ApprovalTable,
     table: SessionTable,
-    bot: BotApi,
+    shows: Shows,
     question: Question,
     decision: Decision,
     language: str,
@@ -42,13 +40,7 @@ def settle(
         approvals.answer(opened.token, held)
     message = turn.delivered.get(f"{QUESTION}{question.number}")
     if message is not None:
-        verdict = {"text": say(f"approved_{held.choice}", language, by=held.by), "callback_data": DONE}
-        shown = {"chat_id": question.chat.id, "message_id": message, "reply_markup": {"inline_keyboard": [[verdict]]}}
-        try:
-            bot.call("editMessageReplyMarkup", shown)
-        except TelegramError as error:
-            # What was decided holds; how the question looks is worth no failed turn.
-            logger.info("the question does not show the decision", cause=str(error))
+        shows(question, message, say(f"approved_{held.choice}", language, by=held.by))
     if opened is not None:
         approvals.close(question.session_key, opened)
     return held

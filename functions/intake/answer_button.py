@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from botocore.exceptions import ClientError
 
 from functions.common import aws
@@ -21,9 +23,10 @@ from functions.conversation.approvals import (
     may_decide,
 )
 from functions.conversation.sessions import SessionTable
-from functions.conversation.verdict import DONE, settle
+from functions.conversation.verdict import settle
 from functions.intake.request import Outcome, Request
 from functions.telegram.bot_api import BotApi, bot_api
+from functions.telegram.delivery import DONE, show_verdict
 
 PART = "rerun"
 """The ledger's name for a press that was carried out; Telegram may deliver it again."""
@@ -66,7 +69,7 @@ def _decide(
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
     question = Question(request.session_key, turn, number, chat)
     decision = Decision(choice=choice, by=user.name, tool=waits.tool if waits else "")
-    held = settle(approvals, table, bot, question, decision, request.language)
+    held = settle(approvals, table, partial(show_verdict, bot), question, decision, request.language)
     return f"approved_{held.choice}", {"by": held.by}
 
 

@@ -6,6 +6,7 @@ Somebody who may not decide, and a message without text, just queue behind the t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from functions.common import aws
 from functions.common.errors import BadInput
@@ -17,6 +18,7 @@ from functions.conversation.sessions import SessionTable
 from functions.conversation.verdict import settle
 from functions.intake.request import Outcome, Request
 from functions.telegram.bot_api import bot_api
+from functions.telegram.delivery import show_verdict
 
 ANSWERS = "answers "
 """What the ledger's name for a message that is an answer begins with; the turn and the number of the question follow.
@@ -47,7 +49,8 @@ def run(request: Request) -> Outcome:
         question = Question(request.session_key, *meant, chat)
         decision = Decision(choice="deny", by=user.name, reason=message.text, update=request.turn_id)
         approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
-        if settle(approvals, table, bot_api(settings), question, decision, request.language) == decision:
+        shows = partial(show_verdict, bot_api(settings))
+        if settle(approvals, table, shows, question, decision, request.language) == decision:
             return Outcome(outcome=f"answered {meant[0]}")
     # Nothing is asked of this person, or somebody decided first: the message is one like any other.
     order = (message.id, message.update_id)

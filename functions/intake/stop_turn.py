@@ -6,6 +6,8 @@ was asked before and still runs is stopped by force; the rule on ended Turns fre
 
 from __future__ import annotations
 
+from functools import partial
+
 from botocore.exceptions import ClientError
 
 from functions.common import aws
@@ -17,6 +19,7 @@ from functions.conversation.sessions import SessionTable
 from functions.conversation.verdict import settle
 from functions.intake.request import Outcome, Request, tell
 from functions.telegram.bot_api import bot_api
+from functions.telegram.delivery import show_verdict
 
 STOPS, FORCED = "stops ", "forced"
 """The ledger's names for the turn that this update stops, and for stopping its execution since it does not hear."""
@@ -46,7 +49,8 @@ def run(request: Request) -> Outcome:
         asked = Question(request.session_key, owner.turn_id, lock.approval.number, request.envelope.chat)
         by = request.envelope.user.name if request.envelope.user else ""
         approvals = ApprovalTable(settings.table, aws.dynamodb(), step_functions)
-        settle(approvals, table, bot_api(settings), asked, Decision(choice="stop", by=by), request.language)
+        shows = partial(show_verdict, bot_api(settings))
+        settle(approvals, table, shows, asked, Decision(choice="stop", by=by), request.language)
     progress = ProgressTable(settings.table, aws.dynamodb(), table.expiry())
     asked_before = not progress.stop(request.session_key, owner.turn_id, owner.sequence[0])
     if FORCED not in noted and (noted or not asked_before):

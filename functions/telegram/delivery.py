@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from functions.common import aws
 from functions.common.envelope import Chat
-from functions.common.errors import TelegramRefused
+from functions.common.errors import TelegramError, TelegramRefused
 from functions.common.observability import StepRequest, logger
 from functions.common.settings import NoticeSettings, ReplySettings
+from functions.conversation.approvals import Question
 from functions.conversation.progress import ProgressTable, Shown
-from functions.conversation.sessions import COMPLETE, SessionTable
+from functions.conversation.sessions import COMPLETE, NOTICE, QUESTION, SessionTable
 from functions.telegram.bot_api import TOO_LARGE, BotApi, bot_api
 from functions.telegram.rendering import Classic, classic_parts, plain_parts
 
@@ -28,11 +29,8 @@ ALBUM_FILES, ALBUM_BYTES = 10, 47 * 1024 * 1024
 ALBUM_KINDS = ("photo", "video")
 PHOTOS, VIDEOS, AUDIOS = ("jpg", "jpeg", "png", "webp"), ("mp4",), ("mp3", "m4a")
 
-NOTICE = "failure"
-"""What the ledger's names of failure notices begin with."""
-
-QUESTION = "approval"
-"""What the ledger's names of questions begin with."""
+DONE = "done"
+"""The data of a button that only shows what was decided."""
 
 NOT_MODIFIED = "message is not modified"
 NOT_EDITABLE = ("message to edit not found", "message can't be edited")
@@ -51,6 +49,16 @@ def delete_message(bot: BotApi, chat_id: int, message_id: int) -> None:
         bot.call("deleteMessage", {"chat_id": chat_id, "message_id": message_id})
     except TelegramRefused as error:
         logger.info("the message is not deleted", cause=str(error))
+
+
+def show_verdict(bot: BotApi, question: Question, message_id: int, verdict: str) -> None:
+    """Put what was decided in the place of a question's buttons. How it looks is worth no failed turn."""
+    button = {"text": verdict, "callback_data": DONE}
+    shown = {"chat_id": question.chat.id, "message_id": message_id, "reply_markup": {"inline_keyboard": [[button]]}}
+    try:
+        bot.call("editMessageReplyMarkup", shown)
+    except TelegramError as error:
+        logger.info("the question does not show the decision", cause=str(error))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -24,11 +25,11 @@ from functions.conversation.budget import settle as settle_costs
 from functions.conversation.files.snapshots import Snapshots, ToolCall
 from functions.conversation.lock import Approval, Held
 from functions.conversation.progress import ProgressTable
-from functions.conversation.sessions import SessionTable
+from functions.conversation.sessions import QUESTION, SessionTable
 from functions.conversation.texts import say
 from functions.conversation.verdict import settle
 from functions.telegram.bot_api import bot_api
-from functions.telegram.delivery import QUESTION, Delivery
+from functions.telegram.delivery import Delivery, show_verdict
 from functions.telegram.rendering import Classic, visible
 
 SHOWN_UNITS = 3000
@@ -96,7 +97,7 @@ def timed_out(request: Request, settings: ApprovalSettings, approvals: ApprovalT
 def _settle(request: Request, settings: ApprovalSettings, approvals: ApprovalTable, decision: Decision) -> Decision:
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
     asked = Question(request.session_key, request.turn_id, request.part, request.chat)
-    return settle(approvals, table, bot_api(settings), asked, decision, request.user.language)
+    return settle(approvals, table, partial(show_verdict, bot_api(settings)), asked, decision, request.user.language)
 
 
 def show(request: Request, settings: ApprovalSettings, call: ToolCall) -> None:

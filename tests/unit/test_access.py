@@ -12,6 +12,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from functions.common import aws
 from functions.common.errors import BadInput
 from functions.common.settings import AccessSettings, use_environment
 from functions.conversation import access
@@ -48,7 +49,7 @@ def as_function(stack: EmbeddedStack, logical_id: str) -> None:
     use_environment(stack.functions._environment(stack.deployment.functions[f"stepgram-{logical_id}"]))
 
 
-def signed_by(stack: EmbeddedStack, service: str, key: str, taken: access.Credentials | None = None) -> Any:
+def signed_by(stack: EmbeddedStack, service: str, key: str, taken: aws.Credentials | None = None) -> Any:
     """A client with the key of a function or state machine, or with one that was `taken`."""
     config = Config(retries={"total_max_attempts": 1})
     return boto3.session.Session(region_name=REGION).client(
@@ -163,7 +164,7 @@ def test_credentials_end_after_their_hour(
 
 
 def test_a_key_that_sts_never_gave_out_or_forgot_opens_nothing(stack: EmbeddedStack, bucket_name: str) -> None:
-    found = access.Credentials(key_id="ASIAFORGOTTEN", secret="secret", token="token")
+    found = aws.Credentials(key_id="ASIAFORGOTTEN", secret="secret", token="token")
     s3 = signed_by(stack, "s3", "ASIAFORGOTTEN", found)
 
     assert refused(lambda: s3.get_object(Bucket=bucket_name, Key="any")) == "InvalidAccessKeyId"

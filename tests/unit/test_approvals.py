@@ -16,7 +16,6 @@ from functions.conversation.approvals import ApprovalTable, Choice, Decision, Qu
 from functions.conversation.lock import Approval
 from functions.conversation.sessions import SessionTable
 from functions.conversation.verdict import remember, settle
-from functions.telegram.bot_api import BotApi
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 
@@ -76,7 +75,7 @@ class Waiting:
 
     def press(self, dynamodb: Any = None, choice: Choice = "allow") -> Decision:
         asked = Question(self.key, TURN, 0, Chat(id=1, type="private", thread_id=0))
-        table, bot = SessionTable(self.table, dynamodb or self.dynamodb), cast(BotApi, None)
+        table, bot = SessionTable(self.table, dynamodb or self.dynamodb), cast(Any, None)
         return settle(self.approvals(dynamodb), table, bot, asked, Decision(choice=choice, tool="Bash"), "en")
 
     @property

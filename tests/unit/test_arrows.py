@@ -1,0 +1,56 @@
+"""Which room of `functions/` may know which: imports go one way, and no circle closes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FUNCTIONS = ROOT / "functions"
+MAY_KNOW = {
+    "common": set[str](),
+    "conversation": {"common"},
+    "telegram": {"conversation", "common"},
+    "callback": {"telegram", "conversation", "common"},
+    "turn": {"telegram", "conversation", "common", "intake"},
+    "intake": {"telegram", "conversation", "common"},
+    "agent": {"conversation", "common"},
+}
+"""The rooms, and whom each may import beside itself. (TurnEnded knows StopTurn's error: one arrow to a neighbour.)"""
+
+MODULES = 14
+"""Modules of one room at most."""
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, whether at run time or for types."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("room", MAY_KNOW)
+def test_imports_go_one_way(room: str) -> None:
+    wrong = set()
+    for path in (FUNCTIONS / room).rglob("*.py"):
+        for name in imported(path):
+            root, _, rest = name.partition(".")
+            assert root not in ("stepgram", "tests"), f"{path}: {name}"
+            other = rest.partition(".")[0]
+            if root == "functions" and other not in MAY_KNOW[room] | {room}:
+                wrong.add((path.name, name))
+    assert wrong == set()
+
+
+def test_every_room_is_known_and_none_is_crowded() -> None:
+    rooms = {folder.relative_to(FUNCTIONS) for folder in FUNCTIONS.rglob("*") if any(folder.glob("*.py"))}
+    assert {str(room).partition("/")[0] for room in rooms} == MAY_KNOW.keys()
+    for room in rooms:
+        modules = [path.name for path in (FUNCTIONS / room).glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= MODULES, f"{room}: {modules}"
