@@ -14,8 +14,8 @@ from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, logger, step
 from functions.common.settings import ContinueSettings
 from functions.conversation.approvals import ApprovalTable, Decision
-from functions.conversation.budget import settle
 from functions.conversation.files.snapshots import InboxFile
+from functions.conversation.ledger import settle
 from functions.conversation.lock import Held
 from functions.conversation.sessions import SessionTable
 from functions.conversation.verdict import remember

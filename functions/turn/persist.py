@@ -10,8 +10,9 @@ from functions.common import aws
 from functions.common.links import Links, links
 from functions.common.observability import StepRequest, step
 from functions.common.settings import PersistSettings
-from functions.conversation.budget import crossed, settle
+from functions.conversation.budget import crossed
 from functions.conversation.files.snapshots import Snapshots
+from functions.conversation.ledger import settle
 from functions.conversation.sessions import Commit, Pointer, SessionTable
 
 

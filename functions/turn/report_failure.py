@@ -13,7 +13,7 @@ from functions.common.execution import Failure, readable_cause, redrive_count
 from functions.common.links import Links, links
 from functions.common.observability import StepRequest, logger, step
 from functions.common.settings import LedgerSettings, NoticeSettings
-from functions.conversation.budget import settle
+from functions.conversation.ledger import settle
 from functions.conversation.lock import Held
 from functions.conversation.sessions import SessionTable
 from functions.conversation.texts import say

@@ -23,8 +23,8 @@ from functions.common.observability import StepRequest, logger, step
 from functions.common.settings import RunAgentSettings
 from functions.conversation.access import SECONDS, seal
 from functions.conversation.approvals import Decision
-from functions.conversation.budget import reserve, settle
 from functions.conversation.files.snapshots import Expected, InboxFile, RunResult, RunSummary, Snapshots, result_key
+from functions.conversation.ledger import reserve, settle
 from functions.conversation.lock import Held
 from functions.conversation.progress import Ticket, issue
 from functions.conversation.runs import Answers, RunTable, Seat

@@ -20,7 +20,7 @@ from functions.common import aws
 from functions.common.errors import BadInput, BudgetReserved, BudgetSpent
 from functions.common.observability import StepRequest, logger, measure, parse, working
 from functions.common.settings import LedgerSettings
-from functions.conversation.budget import Ledger
+from functions.conversation.ledger import Ledger
 from functions.conversation.runs import RunTable
 from functions.intake.stop_turn import STOPPED_BY_USER
 from functions.turn import release_lock, report_failure

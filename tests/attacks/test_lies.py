@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from functions.common.beliefs import DOCUMENT_BYTES
 from functions.common.errors import ResultRefused, SnapshotMissing
-from functions.conversation.budget import ALL, Ledger, periods, sums
+from functions.conversation.budget import ALL, periods, sums
 from functions.conversation.files.snapshots import (
     Expected,
     Manifest,
@@ -34,6 +34,7 @@ from functions.conversation.files.snapshots import (
     session_prefix,
 )
 from functions.conversation.files.trees import ENTRIES, ITEMS, TREE_BYTES, read_tree
+from functions.conversation.ledger import Ledger
 from functions.conversation.lock import Claim, Lock
 from functions.conversation.lock_table import LockTable
 from functions.conversation.sessions import Pointer, SessionTable

@@ -18,9 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent
 from functions.common.settings import ReserveSettings
-from functions.conversation import budget
-from functions.conversation.budget import ALL, Ledger, Limits, Spent, grant
+from functions.conversation import budget, ledger
+from functions.conversation.budget import ALL, Limits, Spent, grant
 from functions.conversation.files.snapshots import RunCost
+from functions.conversation.ledger import Ledger
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 
@@ -120,7 +121,8 @@ class Books:
 
 @pytest.fixture
 def books(stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch) -> Books:
-    monkeypatch.setattr(budget, "datetime", Clock)
+    for module in (budget, ledger):
+        monkeypatch.setattr(module, "datetime", Clock)
     monkeypatch.setattr(Clock, "ahead", timedelta())
     return Books(client("dynamodb", stack.addresses.aws))
 
@@ -288,7 +290,7 @@ def test_without_limits_nothing_is_read_or_written() -> None:
         table="none", bucket="none", daily_usd=0, monthly_usd=0, chat_daily_usd=0, chat_monthly_usd=0
     )
 
-    assert budget.reserve(none, CHAT, TURN, 5.0) == 5.0
+    assert ledger.reserve(none, CHAT, TURN, 5.0) == 5.0
 
 
 def reserve(books: Books, wanted: float = 0.5, **item: Any) -> float:
@@ -379,7 +381,7 @@ def test_a_forgotten_reservation_is_settled_by_who_finds_too_little_left(books: 
     books.records.say("c6-t0-u1", 1, 0.2)
     with pytest.raises(BudgetReserved):
         books.ledger.reserve(CHAT, TURN, 0.5, {**NO_LIMITS, ("all", "month"): 1.0})
-    Clock.ahead = timedelta(seconds=budget.STALE_SECONDS + 1)
+    Clock.ahead = timedelta(seconds=ledger.STALE_SECONDS + 1)
 
     assert books.ledger.reserve(CHAT, TURN, 0.5, {**NO_LIMITS, ("all", "month"): 1.0}) == 0.5
     assert books.reserved() == {TURN: Decimal("0.5")}
@@ -413,7 +415,7 @@ def test_what_is_granted_is_left(spent: float, limit: float, held: float, wanted
 
 
 def test_a_busy_ledger_gives_up_in_time(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "COUNTING_SECONDS", 0.2)
+    monkeypatch.setattr(ledger, "COUNTING_SECONDS", 0.2)
     monkeypatch.setattr(Ledger, "_write", lambda *given: False)
     began = time.monotonic()
 

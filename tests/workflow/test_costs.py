@@ -18,8 +18,9 @@ from functions.agent.model.spending import Spending
 from functions.common.errors import AwsUnavailable, TelegramUnavailable
 from functions.common.settings import LedgerSettings
 from functions.conversation import budget
-from functions.conversation.budget import ALL, RESERVED, Ledger, periods, sums
+from functions.conversation.budget import ALL, periods, sums
 from functions.conversation.files.snapshots import RunCost, Snapshots, costs_prefix
+from functions.conversation.ledger import RESERVED, Ledger, settle
 from functions.conversation.sessions import SessionTable
 from functions.turn import hydrate, report_failure
 from stepgram.embedded.client import client
@@ -341,4 +342,4 @@ def test_a_sum_that_dynamodb_refuses_fails_no_step(stack: EmbeddedStack, chat: i
     settings = LedgerSettings(table=outputs["SessionTable"], bucket=outputs["SessionBucket"])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Ledger, "of", lambda _: Ledger("t", Refusing(), None))  # type: ignore[arg-type]
-        assert budget.settle(settings, f"{chat}:0", "t") == 0.0
+        assert settle(settings, f"{chat}:0", "t") == 0.0

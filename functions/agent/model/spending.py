@@ -22,7 +22,7 @@ ROOM_SECONDS = 100.0
 
 BEYOND_USD = 1.0
 """An answer that had begun may pass the budget by as much again, or by so many dollars; then it is cut off in its
-middle: more than twice a budget is never counted (`budget.py`, CLAIMED)."""
+middle: more than twice a budget is never counted (`ledger.py`, CLAIMED)."""
 
 
 class OverBudget(Exception):
