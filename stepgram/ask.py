@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from functions.common.envelope import turn_id
 from functions.conversation.approvals import button_data
-from functions.conversation.files.snapshots import RunResult
+from functions.conversation.files.documents import RunResult
 from functions.conversation.sessions import QUESTION
 from functions.telegram.delivery import DONE
 from functions.turn.ask_approval import readable

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from functions.common import aws
 from functions.common.errors import AwsUnavailable
 from functions.common.observability import logger, measure
-from functions.conversation.files.snapshots import RunSummary
+from functions.conversation.files.documents import RunSummary
 from functions.conversation.progress import Heard, Report, Tool
 from functions.conversation.runs import LEASE_SECONDS
 

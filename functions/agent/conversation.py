@@ -56,7 +56,8 @@ from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError, mod
 from functions.common.folders import NotCleaned, clear, open_file, opened, remove
 from functions.common.observability import logger
 from functions.common.settings import AgentSettings
-from functions.conversation.files.snapshots import Manifest, Snapshots, session_prefix
+from functions.conversation.files.documents import Manifest, session_prefix
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.versions import debug_key
 from functions.conversation.files.workspace import Captured, Limits, Workspace
 

@@ -34,7 +34,7 @@ from functions.common.observability import StepRequest, logger, parse, working
 from functions.common.settings import AgentSettings
 from functions.conversation.access import unseal
 from functions.conversation.approvals import Decision
-from functions.conversation.files.snapshots import (
+from functions.conversation.files.documents import (
     ANSWER_CHARACTERS,
     LEFT_OUT,
     OUTBOX_FILES,
@@ -44,11 +44,11 @@ from functions.conversation.files.snapshots import (
     OutboxFile,
     RunResult,
     RunSummary,
-    Snapshots,
     ToolCall,
     result_key,
     turn_prefix,
 )
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.workspace import Captured
 from functions.conversation.progress import Heard
 

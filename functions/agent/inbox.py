@@ -10,7 +10,8 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from functions.conversation.files.snapshots import InboxFile, Snapshots
+from functions.conversation.files.documents import InboxFile
+from functions.conversation.files.snapshots import Snapshots
 
 FOLDER = "inbox"
 IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")

@@ -16,7 +16,8 @@ from typing import Any
 from claude_agent_sdk import fold_session_summary
 
 from functions.common.errors import SnapshotMissing
-from functions.conversation.files.snapshots import Manifest, Segment, Snapshots, session_prefix
+from functions.conversation.files.documents import Manifest, Segment, session_prefix
+from functions.conversation.files.snapshots import Snapshots
 
 Entry = dict[str, Any]
 FileKey = tuple[str, str, str]

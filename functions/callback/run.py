@@ -12,7 +12,7 @@ from functions.common.errors import ResultRefused
 from functions.common.execution import Failure
 from functions.common.observability import logger, parse, step
 from functions.common.settings import CallbackSettings
-from functions.conversation.files.snapshots import Expected, RunSummary
+from functions.conversation.files.documents import Expected, RunSummary
 from functions.conversation.progress import Call, Heard, ProgressTable, redeem
 from functions.conversation.runs import Answers, RunTable, Seat
 

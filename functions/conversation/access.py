@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from functions.common import aws
 from functions.common.errors import BadInput
 from functions.common.settings import AccessSettings
-from functions.conversation.files.snapshots import session_prefix
+from functions.conversation.files.documents import session_prefix
 
 SECONDS = 1500
 """How long the credentials of a run live: five minutes to be started, 15 to work, and some to spare."""

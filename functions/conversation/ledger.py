@@ -51,7 +51,8 @@ from functions.conversation.budget import (
     number,
     session_sort_key,
 )
-from functions.conversation.files.snapshots import RunCost, Snapshots, costs_prefix
+from functions.conversation.files.documents import RunCost, costs_prefix
+from functions.conversation.files.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

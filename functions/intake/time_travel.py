@@ -14,7 +14,8 @@ from functions.common.envelope import Chat, Envelope, session_key, turn_id
 from functions.common.errors import BadInput, SnapshotMissing, TelegramRefused
 from functions.common.observability import logger
 from functions.common.settings import IntakeSettings
-from functions.conversation.files.snapshots import Manifest, Snapshots
+from functions.conversation.files.documents import Manifest
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.versions import WORKSPACE, before_last_turn, export, fork, newest
 from functions.conversation.lock_table import LockTable
 from functions.conversation.sessions import Pointer, SessionTable

@@ -21,7 +21,8 @@ from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, logger, step
 from functions.common.settings import ApprovalSettings
 from functions.conversation.approvals import BUTTONS, ApprovalTable, Decision, Question, button_data
-from functions.conversation.files.snapshots import Snapshots, ToolCall
+from functions.conversation.files.documents import ToolCall
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.ledger import settle as settle_costs
 from functions.conversation.lock import Approval, Held
 from functions.conversation.progress import ProgressTable

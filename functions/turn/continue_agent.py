@@ -14,7 +14,7 @@ from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, logger, step
 from functions.common.settings import ContinueSettings
 from functions.conversation.approvals import ApprovalTable, Decision
-from functions.conversation.files.snapshots import InboxFile
+from functions.conversation.files.documents import InboxFile
 from functions.conversation.ledger import settle
 from functions.conversation.lock import Held
 from functions.conversation.sessions import SessionTable

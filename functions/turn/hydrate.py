@@ -13,7 +13,8 @@ from functions.common.execution import redrive_count, seconds_since
 from functions.common.observability import StepRequest, logger, measure, step
 from functions.common.settings import HydrateSettings
 from functions.conversation.budget import spent
-from functions.conversation.files.snapshots import InboxFile, Manifest, Snapshots
+from functions.conversation.files.documents import InboxFile, Manifest
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.trees import read_tree
 from functions.conversation.files.versions import at
 from functions.conversation.sessions import Pointer, SessionTable

@@ -13,7 +13,8 @@ from functions.common.errors import SnapshotMissing
 from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, logger, step
 from functions.common.settings import ReplySettings
-from functions.conversation.files.snapshots import LeftOut, OutboxFile, RunResult, Snapshots
+from functions.conversation.files.documents import LeftOut, OutboxFile, RunResult
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.lock import Held
 from functions.conversation.texts import say
 from functions.telegram.delivery import SENT_BYTES, SentFile, closing

@@ -23,7 +23,8 @@ from functions.common.observability import StepRequest, logger, step
 from functions.common.settings import RunAgentSettings
 from functions.conversation.access import SECONDS, seal
 from functions.conversation.approvals import Decision
-from functions.conversation.files.snapshots import Expected, InboxFile, RunResult, RunSummary, Snapshots, result_key
+from functions.conversation.files.documents import Expected, InboxFile, RunResult, RunSummary, result_key
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.ledger import reserve, settle
 from functions.conversation.lock import Held
 from functions.conversation.progress import Ticket, issue

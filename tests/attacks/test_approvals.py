@@ -22,7 +22,8 @@ from functions.agent.options import Approval, Folders, agent_options, cli_enviro
 from functions.agent.store import RestoredStore
 from functions.common.settings import AgentSettings
 from functions.conversation.approvals import ApprovalTable, Decision, button_data
-from functions.conversation.files.snapshots import Manifest, Snapshots
+from functions.conversation.files.documents import Manifest
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.lock import Approval as Asked
 from functions.conversation.sessions import SessionTable
 from functions.conversation.texts import say

@@ -24,15 +24,8 @@ from pydantic import ValidationError
 from functions.common.beliefs import DOCUMENT_BYTES
 from functions.common.errors import ResultRefused, SnapshotMissing
 from functions.conversation.budget import ALL, periods, sums
-from functions.conversation.files.snapshots import (
-    Expected,
-    Manifest,
-    RunCost,
-    RunSummary,
-    Snapshots,
-    result_key,
-    session_prefix,
-)
+from functions.conversation.files.documents import Expected, Manifest, RunCost, RunSummary, result_key, session_prefix
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.trees import ENTRIES, ITEMS, TREE_BYTES, read_tree
 from functions.conversation.ledger import Ledger
 from functions.conversation.lock import Claim, Lock

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from functions.agent.store import RestoredStore, SnapshotStore
-from functions.conversation.files.snapshots import PARALLEL, Manifest, Snapshots, session_prefix
+from functions.conversation.files.documents import Manifest, session_prefix
+from functions.conversation.files.snapshots import PARALLEL, Snapshots
 from functions.conversation.files.workspace import Workspace
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack

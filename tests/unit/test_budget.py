@@ -20,7 +20,7 @@ from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent
 from functions.common.settings import ReserveSettings
 from functions.conversation import budget, ledger
 from functions.conversation.budget import ALL, Limits, Spent, grant
-from functions.conversation.files.snapshots import RunCost
+from functions.conversation.files.documents import RunCost
 from functions.conversation.ledger import Ledger
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from functions.agent.store import MAX_SEGMENTS, SMALL_BYTES, RestoredStore, SnapshotStore
 from functions.common.errors import SnapshotMissing
-from functions.conversation.files.snapshots import Manifest, Snapshots
+from functions.conversation.files.documents import Manifest
+from functions.conversation.files.snapshots import Snapshots
 from tests.conftest import Bucket
 
 SESSION = "11111111-1111-4111-8111-111111111111"

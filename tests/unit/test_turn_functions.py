@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from functions.common.errors import remedy_of
-from functions.conversation.files.snapshots import Manifest, OutboxFile, RunResult, RunSummary, Segment, Snapshots
+from functions.conversation.files.documents import Manifest, OutboxFile, RunResult, RunSummary, Segment
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.lock import Claim, Lock
 from functions.conversation.lock_table import LockTable
 from functions.conversation.sessions import Pointer, SessionTable

@@ -13,7 +13,8 @@ import pytest
 from claude_agent_sdk import get_session_messages
 
 from functions.common.errors import SnapshotMissing
-from functions.conversation.files.snapshots import Manifest, Segment, Snapshots
+from functions.conversation.files.documents import Manifest, Segment
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.versions import at_version, before_last_turn, debug_key, export, fork, history, todos
 from functions.conversation.files.workspace import Workspace
 from functions.conversation.sessions import Pointer

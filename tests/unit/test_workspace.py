@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from functions.common.errors import SnapshotMissing
-from functions.conversation.files.snapshots import LeftOut, Snapshots, TreeReference
+from functions.conversation.files.documents import LeftOut, TreeReference
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.trees import PACKED_BELOW, Entry, read_tree
 from functions.conversation.files.workspace import MAX_PACKS, Limits, Workspace
 from tests.conftest import Bucket

@@ -22,7 +22,7 @@ from functions.agent.model.metering import Spent
 from functions.agent.model.spending import Spending
 from functions.agent.reporter import Watch
 from functions.agent.store import RestoredStore
-from functions.conversation.files.snapshots import Manifest
+from functions.conversation.files.documents import Manifest
 from functions.conversation.files.workspace import Workspace
 from stepgram.embedded.stack import EmbeddedStack
 

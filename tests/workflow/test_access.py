@@ -13,7 +13,7 @@ import pytest
 
 from functions.conversation.admission import Admission, Guest
 from functions.conversation.budget import ALL, periods
-from functions.conversation.files.snapshots import LeftOut, Reason
+from functions.conversation.files.documents import LeftOut, Reason
 from functions.conversation.texts import say
 from functions.turn.reply import left_out
 from stepgram.embedded.client import client

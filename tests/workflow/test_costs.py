@@ -19,7 +19,8 @@ from functions.common.errors import AwsUnavailable, TelegramUnavailable
 from functions.common.settings import LedgerSettings
 from functions.conversation import budget
 from functions.conversation.budget import ALL, periods, sums
-from functions.conversation.files.snapshots import RunCost, Snapshots, costs_prefix
+from functions.conversation.files.documents import RunCost, costs_prefix
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.ledger import RESERVED, Ledger, settle
 from functions.conversation.sessions import SessionTable
 from functions.turn import hydrate, report_failure

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from functions.common.errors import LockContended
-from functions.conversation.files.snapshots import Manifest, Snapshots
+from functions.conversation.files.documents import Manifest
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.lock import Lock
 from functions.conversation.lock_table import LockTable
 from functions.conversation.sessions import SessionTable

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from werkzeug.serving import WSGIRequestHandler
 
-from functions.conversation.files.snapshots import Manifest, Snapshots
+from functions.conversation.files.documents import Manifest
+from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.sessions import Pointer, SessionTable
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client

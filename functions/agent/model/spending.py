@@ -15,7 +15,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.agent.model.metering import Spent
 from functions.common.observability import logger
-from functions.conversation.files.snapshots import RunCost, Snapshots, costs_prefix
+from functions.conversation.files.documents import RunCost, costs_prefix
+from functions.conversation.files.snapshots import Snapshots
 
 ROOM_SECONDS = 100.0
 """How long a request waits for room in the budget; the CLI waits for an answer for 120 seconds."""

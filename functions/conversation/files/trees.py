@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.common.beliefs import DOCUMENT_BYTES, Count, RelativePath, Sha256, decompressed, parsed
 from functions.common.errors import ResultRefused
-from functions.conversation.files.snapshots import Snapshots, TreeReference, session_prefix
+from functions.conversation.files.documents import TreeReference, session_prefix
+from functions.conversation.files.snapshots import Snapshots
 
 PACKED_BELOW = 256 * 1024
 """Bytes: a smaller file shares a pack with others."""

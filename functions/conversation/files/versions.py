@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from functions.common.beliefs import UNSEEN
 from functions.common.errors import ResultRefused, SnapshotMissing
-from functions.conversation.files.snapshots import PARALLEL, Manifest, Segment, Snapshots, session_prefix, turn_prefix
+from functions.conversation.files.documents import Manifest, Segment, session_prefix, turn_prefix
+from functions.conversation.files.snapshots import PARALLEL, Snapshots
 from functions.conversation.files.trees import contents, read_tree
 from functions.conversation.sessions import Pointer
 

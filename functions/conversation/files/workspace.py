@@ -24,7 +24,8 @@ from typing import BinaryIO
 from pathspec import GitIgnoreSpec
 
 from functions.common.folders import open_file, opened
-from functions.conversation.files.snapshots import PARALLEL, LeftOut, Reason, Snapshots, TreeReference, session_prefix
+from functions.conversation.files.documents import LeftOut, Reason, TreeReference, session_prefix
+from functions.conversation.files.snapshots import PARALLEL, Snapshots
 from functions.conversation.files.trees import (
     PACK_BYTES,
     PACKED_BELOW,
