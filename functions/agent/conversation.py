@@ -19,17 +19,15 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from claude_agent_sdk import (
     AssistantMessage,
     ClaudeSDKClient,
     ClaudeSDKError,
     CLIConnectionError,
-    DeferredToolUse,
     MirrorErrorMessage,
     ProcessError,
     ResultError,
@@ -43,32 +41,31 @@ from claude_agent_sdk import (
     project_key_for_directory,
 )
 
+from functions.agent.container import ROOM, ROOT, SOCKET, TMP, clean, fresh_folders, limits
 from functions.agent.inbox import Prompt
 from functions.agent.model.endpoint import Endpoint
 from functions.agent.model.patience import Patience
 from functions.agent.model.spending import Spending
-from functions.agent.options import Approval, Folders, agent_options, cli_environment, configured_models
-from functions.agent.processes import OWN_TMP, RUNTIME, Process, StillRunning, below, end_leftovers, forget_shared
-from functions.agent.reporter import Watch
+from functions.agent.options import Approval, agent_options, cli_environment, configured_models
+from functions.agent.processes import Process, StillRunning, below, end_leftovers
+from functions.agent.reporter import Silent, Watch
+from functions.agent.run import Run, ended, named
 from functions.agent.speech import Speech
 from functions.agent.store import RestoredStore
-from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError, model_error
-from functions.common.folders import NotCleaned, clear, open_file, opened, remove
+from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError
+from functions.common.folders import open_file, opened
 from functions.common.observability import logger
 from functions.common.settings import AgentSettings
 from functions.conversation.files.documents import Manifest, session_prefix
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.versions import debug_key
-from functions.conversation.files.workspace import Captured, Limits, Workspace
+from functions.conversation.files.workspace import Captured, Workspace
 
 WORDS_SECONDS, WORDS_LOOKS = 2.0, 20
 """How long, and how often, a refusal's words are looked for in the CLI's log."""
 
 INTERRUPT_SECONDS = 4.0
 """How long the CLI may take to end a run that was interrupted; it takes some 20 ms."""
-
-MAX_TURNS = "error_max_turns"
-"""The result of a run that came to its limit of model calls."""
 
 API_ERROR = re.compile(rb"\[ERROR\] API error \(attempt [^)]*\): (?:\d+ )?(.*)")
 """The line of the CLI's debug log with the endpoint's words, which its messages lack (seen with CLI 2.1.329)."""
@@ -82,45 +79,10 @@ ends the CLI's run (seen with 2.1.329): then it is asked from here, and the next
 
 BROKE_OFF_TIMES = 3
 
+Result = TypeVar("Result")
+
 STDERR_LINES = 20
-DEBUG_BYTES = 1024 * 1024
-DEBUG_TAIL_BYTES = 16 * 1024
-TMP = Path(tempfile.gettempdir()).resolve()
-ROOT = TMP / "stepgram"
-
-SOCKET = "/tmp/cc-socks-{user}/{process}.sock"
-"""Where the CLI would hear other CLIs of the machine (it refuses, `options.py`); one that is killed leaves it."""
-
-ROOM = 32 * 1024 * 1024
-"""Bytes that must be free on the disk, or the conversation is not kept open."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """How one run of the CLI ended: `text` is the answer, or all that was said when it ended before its answer.
-
-    `final` is absent when it was stopped before it began. `waiting` is a tool call that waits for a person. `ended` is
-    the limit it came to, which is no failure: of model calls, or of money.
-    """
-
-    text: str
-    final: ResultMessage | None = None
-    interrupted: bool = False
-    waiting: DeferredToolUse | None = None
-    ended: Literal["max_turns", "budget"] | None = None
-
-
-class Silent:
-    """Nobody watches the run."""
-
-    def said(self, text: str) -> None:
-        """Not shown."""
-
-    def uses(self, name: str, arguments: dict[str, Any]) -> None:
-        """Not shown."""
-
-    def busy(self, is_busy: bool) -> None:
-        """Not shown."""
+DEBUG_BYTES, DEBUG_TAIL_BYTES = 1024 * 1024, 16 * 1024
 
 
 class Conversation:
@@ -145,13 +107,13 @@ class Conversation:
         self.base = snapshots.read(manifest, Manifest) if manifest else None
         self._stderr: list[str] = []
         self._root = ROOT / session_id
-        folders = _fresh_folders(self._root)
+        folders = fresh_folders(self._root)
         tempfile.tempdir = str(folders.scratch)
         self._debug, self._debug_sent = folders.debug, 0
         self.workspace = Workspace(folders.workspace, snapshots, session_id, limits(settings))
         self.store = RestoredStore(snapshots, session_id, self.base)
         with contextlib.ExitStack() as undo:
-            undo.callback(_clean)
+            undo.callback(clean)
             try:
                 self.workspace.restore(self.base.tree if self.base else None)
                 self.store.restore(folders.config, project_key_for_directory(folders.workspace))
@@ -200,22 +162,22 @@ class Conversation:
             with self._endpoint.serving(spending):
                 final = self._do(self._ask(text, seconds, watch or Silent()))
         except ResultError as error:
-            raise _named(error) from error
+            raise named(error) from error
         except (ProcessError, CLIConnectionError) as error:
             raise AgentCrashed(f"{error}; {' | '.join(self._stderr[-STDERR_LINES:])}") from error
         if final is None:
             return Run("", interrupted=True)
         interrupted = (final.terminal_reason or "").startswith("aborted")
-        ended = _ended(final, interrupted, spending)
+        limit = ended(final, interrupted, spending)
         if self._given_up is not None and final.is_error and not self.stopping:
             raise self._given_up
-        if final.is_error and not interrupted and ended is None:
-            raise _named(final)
+        if final.is_error and not interrupted and limit is None:
+            raise named(final)
         if final.deferred_tool_use is not None:
             self.store.ends_with(final.deferred_tool_use.id)
-        whole = interrupted or ended is not None or final.deferred_tool_use is not None
+        whole = interrupted or limit is not None or final.deferred_tool_use is not None
         said = self._speech.everything if whole else self._speech.passage or final.result or ""
-        return Run(said, final, interrupted, final.deferred_tool_use, ended)
+        return Run(said, final, interrupted, final.deferred_tool_use, limit)
 
     def stop(self) -> None:
         """Interrupt the run, or the one that is about to begin. From any thread."""
@@ -315,7 +277,7 @@ class Conversation:
             try:
                 end_leftovers()
             finally:
-                _clean()
+                clean()
                 if self.process is not None:
                     Path(SOCKET.format(user=os.getuid(), process=self.process.id)).unlink(missing_ok=True)
 
@@ -425,9 +387,6 @@ class Conversation:
         return asyncio.run_coroutine_threadsafe(coroutine, _loop()).result()
 
 
-Result = TypeVar("Result")
-
-
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
     """The event loop in which CLI processes live: a turn ends, a conversation may stay."""
@@ -439,60 +398,3 @@ def _loop() -> asyncio.AbstractEventLoop:
 async def _message(blocks: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
     """A user's message of several blocks, as the CLI reads it."""
     yield {"type": "user", "message": {"role": "user", "content": blocks}, "parent_tool_use_id": None}
-
-
-def limits(settings: AgentSettings) -> Limits:
-    """What a workspace may hold."""
-    megabyte = 1024 * 1024
-    return Limits(
-        files=settings.workspace_files,
-        file_bytes=settings.workspace_file_mb * megabyte,
-        total_bytes=settings.workspace_mb * megabyte,
-    )
-
-
-def _fresh_folders(root: Path) -> Folders:
-    """Empty folders, and nothing beside them: what another conversation left is removed. Raises NotCleaned.
-
-    The workspace's path is the same in every container, since the CLI's transcript key comes from it.
-    """
-    _clean()
-    folders = Folders(
-        home=root / "home", config=root / "config", workspace=root / "workspace", scratch=root / "scratch"
-    )
-    for folder in (folders.home, folders.config, folders.workspace, folders.scratch):
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise NotCleaned(f"{folder}: {error.strerror}") from error
-    return folders
-
-
-def _clean() -> None:
-    """Remove all that is in the container's `/tmp`, and shared memory; where others may have theirs in it, our folder.
-
-    Raises NotCleaned. On a developer's machine `/tmp` is not ours; that it is, Lambda's runtime client or the embedded
-    stack tells.
-    """
-    tempfile.tempdir = str(TMP)
-    if RUNTIME in os.environ or os.environ.get(OWN_TMP) == str(TMP):
-        clear(TMP)
-        forget_shared()
-    else:
-        remove(ROOT)
-
-
-def _ended(final: ResultMessage, interrupted: bool, spending: Spending | None) -> Literal["max_turns", "budget"] | None:
-    """The limit a run came to: a request was refused for it, or its last one, which was answered, spent the budget."""
-    if final.subtype == MAX_TURNS:
-        return "max_turns"
-    if spending is None or interrupted or final.deferred_tool_use is not None:
-        return None
-    return "budget" if spending.refused or (spending.is_over and not final.is_error) else None
-
-
-def _named(failed: ResultError | ResultMessage) -> Exception:
-    """The error's name in the workflow, from what the CLI says of a failed run."""
-    if failed.api_error_status is not None or failed.terminal_reason == "api_error":
-        return model_error(failed.api_error_status, str(failed.result or failed.subtype))
-    return AgentCrashed(f"{failed.subtype}: {'; '.join(failed.errors or [])}")

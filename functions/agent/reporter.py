@@ -43,6 +43,19 @@ class Watch(Protocol):
         """The model is busy or away and its request is repeated, or it answers again."""
 
 
+class Silent:
+    """Nobody watches the run."""
+
+    def said(self, text: str) -> None:
+        """Not shown."""
+
+    def uses(self, name: str, arguments: dict[str, Any]) -> None:
+        """Not shown."""
+
+    def busy(self, is_busy: bool) -> None:
+        """Not shown."""
+
+
 class Reporter:
     """One run's words to the callback, from `with` to its end; it shows only between `shows` and its end.
 

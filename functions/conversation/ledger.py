@@ -63,11 +63,9 @@ SPENT = "spent "
 UNRECORDED = "unrecorded"
 """The run, and the model, of what is counted of a turn that recorded nothing."""
 
-RUNS = 100
-"""Records of costs that are read of one turn at most."""
-
-CHANGES = 20
-"""Runs that one transaction counts: an expression has 4 KB at most (DynamoDB quotas)."""
+RUNS, CHANGES = 100, 20
+"""Records of costs that are read of one turn, and runs that one transaction counts, at most: an expression has 4 KB at
+most (DynamoDB quotas)."""
 
 RESERVED = "reserved#"
 STALE_SECONDS = 3600

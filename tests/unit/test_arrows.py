@@ -22,8 +22,8 @@ MAY_KNOW = {
 }
 """The rooms, and whom each may import beside itself. (TurnEnded knows StopTurn's error: one arrow to a neighbour.)"""
 
-MODULES = 14
-"""Modules of one room at most."""
+MODULES, LINES = 14, 400
+"""Modules of one room, and lines of one module, at most."""
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -54,3 +54,6 @@ def test_every_room_is_known_and_none_is_crowded() -> None:
     for room in rooms:
         modules = [path.name for path in (FUNCTIONS / room).glob("*.py") if path.name != "__init__.py"]
         assert len(modules) <= MODULES, f"{room}: {modules}"
+        for name in modules:
+            lines = (FUNCTIONS / room / name).read_text(encoding="utf-8").count("\n")
+            assert lines <= LINES, f"{room}/{name}: {lines} lines"

@@ -23,7 +23,8 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from functions.agent.conversation import DEBUG_BYTES, Conversation, _clean, _fresh_folders
+from functions.agent.container import clean, fresh_folders
+from functions.agent.conversation import DEBUG_BYTES, Conversation
 from functions.agent.model.metering import Spent
 from functions.agent.model.spending import Spending
 from functions.agent.store import SnapshotStore
@@ -315,24 +316,24 @@ def test_only_a_tmp_that_is_the_containers_own_is_emptied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], left: list[str]
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr("functions.agent.conversation.TMP", tmp_path)
-    monkeypatch.setattr("functions.agent.conversation.ROOT", tmp_path / "stepgram")
+    monkeypatch.setattr("functions.agent.container.TMP", tmp_path)
+    monkeypatch.setattr("functions.agent.container.ROOT", tmp_path / "stepgram")
     for name, value in environment.items():
         monkeypatch.setenv(name, str(tmp_path) if value == "this" else value)
     (tmp_path / "somebody's").touch()
     (tmp_path / "stepgram" / "session").mkdir(parents=True)
 
-    _clean()
+    clean()
 
     assert os.listdir(tmp_path) == left
 
 
 def test_a_folder_that_cannot_be_made_ends_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("functions.agent.conversation._clean", lambda: None)
+    monkeypatch.setattr("functions.agent.container.clean", lambda: None)
     (tmp_path / "stepgram").touch()
 
     with pytest.raises(NotCleaned, match="Not a directory"):
-        _fresh_folders(tmp_path / "stepgram" / "session")
+        fresh_folders(tmp_path / "stepgram" / "session")
 
 
 @pytest.mark.parametrize("what", ["nothing", "link", "pipe"])

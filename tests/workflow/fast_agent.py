@@ -16,11 +16,12 @@ from typing import Any
 from claude_agent_sdk import DeferredToolUse, ResultMessage
 
 from functions.agent import handler
-from functions.agent.conversation import Conversation, Run
+from functions.agent.conversation import Conversation
 from functions.agent.inbox import Prompt
 from functions.agent.model.metering import Spent
 from functions.agent.model.spending import Spending
 from functions.agent.reporter import Watch
+from functions.agent.run import Run
 from functions.agent.store import RestoredStore
 from functions.conversation.files.documents import Manifest
 from functions.conversation.files.workspace import Workspace
