@@ -32,7 +32,7 @@ bench-load: setup  ## 200 chats x 10 messages at once with faults; loopback only
 	$(UV) run python -m tests.bench.load $(ARGS)
 
 rehearse: setup  ## would this deploy work? the real packages play a turn under Lambda's limits, on this machine
-	$(UV) run python -m stepgram.rehearse $(ARGS)
+	$(UV) run python -m stepgram.rehearsal.rehearse $(ARGS)
 
 build: setup  ## what goes to AWS (the agent's image needs Docker)
 	$(SAM) build

@@ -16,7 +16,7 @@ from functions.common.models import Price, known
 from functions.common.observability import DIMENSIONS, METRICS
 from functions.common.settings import Settings
 from stepgram.cli import main
-from stepgram.estimate import Line, Usage, idle, prices, seeds, stepgram
+from stepgram.operators.estimate import Line, Usage, idle, prices, seeds, stepgram
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -24,8 +24,8 @@ from stepgram.commands.shared import Failed
 from stepgram.commands.turns import executions, logs, rerun, show, stop, watch
 from stepgram.commands.webhook import webhook
 from stepgram.embedded.state import StateError
-from stepgram.rerun import RerunError
-from stepgram.stack import StackError, dotenv
+from stepgram.operators.rerun import RerunError
+from stepgram.operators.stack import StackError, dotenv
 
 
 class Group(click.Group):

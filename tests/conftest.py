@@ -25,7 +25,7 @@ from stepgram.embedded.functions import Invoker
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.telegram.updates import method_models
 from stepgram.embedded.template import FunctionSpec
-from stepgram.executions import ExecutionDetail, detail
+from stepgram.operators.executions import ExecutionDetail, detail
 
 TURN_SECONDS = 200.0
 _chats = itertools.count(500_001)

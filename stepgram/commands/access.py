@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from functions.conversation.admission import Admission, Guest
 from stepgram.commands.shared import json_option, out, print_json, report, stack_option
-from stepgram.stack import Stack, StackError, open_stack
+from stepgram.operators.stack import Stack, StackError, open_stack
 
 
 @click.group()

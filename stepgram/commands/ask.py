@@ -6,11 +6,11 @@ import sys
 
 import click
 
-from stepgram.ask import Answer, Decide, Person
-from stepgram.ask import ask as send
 from stepgram.commands.shared import err, json_option, out, print_json, print_state, stack_option
-from stepgram.executions import State
-from stepgram.stack import open_stack
+from stepgram.operators.ask import Answer, Decide, Person
+from stepgram.operators.ask import ask as send
+from stepgram.operators.executions import State
+from stepgram.operators.stack import open_stack
 
 DEFAULT_CHAT = 1001
 

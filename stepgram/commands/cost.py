@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from stepgram.commands.shared import json_option, out, print_json, stack_option, table
-from stepgram.cost import By, spendings, summed
-from stepgram.estimate import Line, Usage, prices, seeds, stepgram
-from stepgram.stack import open_stack
+from stepgram.operators.cost import By, spendings, summed
+from stepgram.operators.estimate import Line, Usage, prices, seeds, stepgram
+from stepgram.operators.stack import open_stack
 
 
 @click.command()

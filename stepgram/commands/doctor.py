@@ -9,8 +9,8 @@ import click
 from rich.markup import escape
 
 from stepgram.commands.shared import json_option, out, print_json, stack_option
-from stepgram.doctor import Check, Doctor, redrive_check
-from stepgram.stack import open_stack
+from stepgram.operators.doctor import Check, Doctor, redrive_check
+from stepgram.operators.stack import open_stack
 
 SIGNS = {"ok": "[green]✓[/green]", "failed": "[red]✗[/red]", "unknown": "[yellow]?[/yellow]"}
 

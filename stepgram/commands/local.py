@@ -13,9 +13,9 @@ from stepgram.console.server import serve as serve_console
 from stepgram.embedded.client import Ports
 from stepgram.embedded.polling import WebhookInTheWay
 from stepgram.embedded.telegram.updates import import_models
+from stepgram.operators.stack import open_stack, serve
+from stepgram.operators.webhook import bot_of, set_commands
 from stepgram.server import PortBusy
-from stepgram.stack import open_stack, serve
-from stepgram.webhook import bot_of, set_commands
 
 
 @click.command()

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from stepgram.commands.shared import json_option, out, print_json, report, stack_option, table
-from stepgram.sessions import Sessions, session_key
-from stepgram.stack import open_stack
+from stepgram.operators.sessions import Sessions, session_key
+from stepgram.operators.stack import open_stack
 
 
 @click.command()

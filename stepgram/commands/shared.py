@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stepgram.executions import State
-from stepgram.explain import Explanation
+from stepgram.operators.executions import State
+from stepgram.operators.explain import Explanation
 
 COLOURS = {"succeeded": "green", "caught": "yellow", "running": "blue"}
 STATUS_COLOURS = {"SUCCEEDED": "green", "RUNNING": "blue"}

@@ -25,7 +25,7 @@ from stepgram.commands.shared import (
     status,
     table,
 )
-from stepgram.executions import (
+from stepgram.operators.executions import (
     UNANSWERED,
     ExecutionDetail,
     Turns,
@@ -34,11 +34,11 @@ from stepgram.executions import (
     follow,
     present_state,
 )
-from stepgram.explain import explain
-from stepgram.logs import logs_of
-from stepgram.rerun import failed_since, rerun_all, wait_until_ended
-from stepgram.rerun import stop as stop_turn
-from stepgram.stack import Stack, open_stack
+from stepgram.operators.explain import explain
+from stepgram.operators.logs import logs_of
+from stepgram.operators.rerun import failed_since, rerun_all, wait_until_ended
+from stepgram.operators.rerun import stop as stop_turn
+from stepgram.operators.stack import Stack, open_stack
 
 STATUSES = ["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", UNANSWERED]
 WATCH_SECONDS = 0.5

@@ -6,8 +6,8 @@ import click
 from rich.markup import escape
 
 from stepgram.commands.shared import json_option, out, print_json, report, stack_option
-from stepgram.stack import open_stack
-from stepgram.webhook import webhook_delete, webhook_info, webhook_set
+from stepgram.operators.stack import open_stack
+from stepgram.operators.webhook import webhook_delete, webhook_info, webhook_set
 
 
 @click.group()

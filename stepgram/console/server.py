@@ -22,12 +22,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from flask import Flask, Response, abort, request, send_from_directory
 
 from functions.common.errors import SnapshotMissing
-from stepgram.executions import Turns, Wanted, detail, history
-from stepgram.explain import explain
-from stepgram.rerun import RerunError, redrive, rerun_from_start, stop
+from stepgram.operators.executions import Turns, Wanted, detail, history
+from stepgram.operators.explain import explain
+from stepgram.operators.rerun import RerunError, redrive, rerun_from_start, stop
+from stepgram.operators.sessions import Sessions
+from stepgram.operators.stack import Stack, StackError
 from stepgram.server import NOBODY, Server, only_with_token
-from stepgram.sessions import Sessions
-from stepgram.stack import Stack, StackError
 
 PAGE = Path(__file__).parent / "page"
 ROWS = 100

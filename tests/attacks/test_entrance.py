@@ -30,7 +30,7 @@ from functions.telegram.webhook import SECRET_HEADER, handler, read_update
 from stepgram.console.server import app
 from stepgram.embedded.functions import Answer
 from stepgram.embedded.stack import EmbeddedStack
-from stepgram.stack import Stack
+from stepgram.operators.stack import Stack
 from tests.conftest import Person, until
 from tests.unit.test_normalise import GROUP, USER, message
 from tests.workflow.fast_agent import fast_agent

@@ -38,8 +38,8 @@ from stepgram.embedded.functions import Answer, Invoker
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.telegram.people import _new_chat
 from stepgram.embedded.template import FunctionSpec
-from stepgram.sessions import Sessions
-from stepgram.stack import Stack
+from stepgram.operators.sessions import Sessions
+from stepgram.operators.stack import Stack
 from tests.conftest import Faults, Person, until
 from tests.workflow.fast_agent import ASKS, answer_to, fast_agent
 

@@ -28,8 +28,8 @@ from stepgram.console.server import serve
 from stepgram.embedded.client import OPERATOR, REGION, client, secret_key
 from stepgram.embedded.runtime_api import Invocation, RuntimeApi
 from stepgram.embedded.stack import EmbeddedStack
+from stepgram.operators.stack import Stack, StackError, open_stack
 from stepgram.server import HOST, Server, hosts
-from stepgram.stack import Stack, StackError, open_stack
 from tests.conftest import Faults, Person, until
 from tests.e2e.test_command_line import Local, free_port
 from tests.workflow.test_files import PNG

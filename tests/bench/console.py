@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 from docs.pictures import chromium
 from stepgram.console.server import serve
 from stepgram.embedded.stack import EmbeddedStack
-from stepgram.stack import Stack
+from stepgram.operators.stack import Stack
 from tests.bench.figures import Figure
 
 EXECUTIONS, FAILED_EVERY = 5_000, 20

@@ -24,9 +24,9 @@ from stepgram.embedded.answers import Answer, failure
 from stepgram.embedded.functions import InvokeError, Invoker
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.template import FunctionSpec
-from stepgram.executions import detail
-from stepgram.rerun import rerun_all
-from stepgram.stack import Stack
+from stepgram.operators.executions import detail
+from stepgram.operators.rerun import rerun_all
+from stepgram.operators.stack import Stack
 from tests.bench.figures import Figure, show
 from tests.conftest import Person
 from tests.workflow.fast_agent import answer_to, fast_agent

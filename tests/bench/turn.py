@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from stepgram.embedded.stack import EmbeddedStack
-from stepgram.executions import ExecutionDetail
+from stepgram.operators.executions import ExecutionDetail
 from tests.bench.figures import Figure
 from tests.conftest import Person
 

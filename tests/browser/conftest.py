@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from docs.pictures import chromium
 from stepgram.console.server import serve
 from stepgram.embedded.stack import EmbeddedStack
-from stepgram.stack import Stack
+from stepgram.operators.stack import Stack
 
 SCREENSHOTS = os.environ.get("STEPGRAM_SCREENSHOTS")
 """A folder that gets the screenshots, to look at them."""

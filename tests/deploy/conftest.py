@@ -30,7 +30,7 @@ from functions.common.envelope import turn_id
 from stepgram.embedded.bedrock import Bedrock
 from stepgram.embedded.telegram import Telegram
 from stepgram.embedded.telegram.updates import method_models
-from stepgram.executions import ExecutionDetail, detail
+from stepgram.operators.executions import ExecutionDetail, detail
 from stepgram.server import Server
 from tests.conftest import ROOT, until
 from tests.deploy import derived

@@ -23,8 +23,8 @@ import requests
 
 from functions.agent.processes import Process, below, look
 from functions.common.envelope import turn_id
-from stepgram.executions import detail
-from stepgram.stack import Stack, running
+from stepgram.operators.executions import detail
+from stepgram.operators.stack import Stack, running
 from tests.conftest import until
 from tests.e2e.test_command_line import free_port
 

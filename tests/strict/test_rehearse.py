@@ -16,7 +16,7 @@ from tests.conftest import change
 
 def rehearse(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "stepgram.rehearse", *arguments],
+        [sys.executable, "-m", "stepgram.rehearsal.rehearse", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,

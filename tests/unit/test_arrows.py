@@ -22,6 +22,9 @@ MAY_KNOW = {
 }
 """The rooms, and whom each may import beside itself. (TurnEnded knows StopTurn's error: one arrow to a neighbour.)"""
 
+OUTSIDE = {"commands", "console", "operators", "rehearsal", "cli"}
+"""What of `stepgram/` the embedded stack knows nothing of."""
+
 MODULES, LINES = 14, 400
 """Modules of one room, and lines of one module, at most."""
 
@@ -57,3 +60,10 @@ def test_every_room_is_known_and_none_is_crowded() -> None:
         for name in modules:
             lines = (FUNCTIONS / room / name).read_text(encoding="utf-8").count("\n")
             assert lines <= LINES, f"{room}/{name}: {lines} lines"
+
+
+@pytest.mark.parametrize(("room", "others"), [("embedded", OUTSIDE), ("operators", {"commands", "console", "cli"})])
+def test_the_embedded_stack_and_the_operators_side_know_nothing_of_who_uses_them(room: str, others: set[str]) -> None:
+    for path in (ROOT / "stepgram" / room).rglob("*.py"):
+        known = {name.split(".")[1] for name in imported(path) if name.startswith("stepgram.")}
+        assert not known & others, path

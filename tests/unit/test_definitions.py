@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
-from stepgram.executions import failure_route
+from stepgram.operators.executions import failure_route
 from tests import definitions
 from tests.conftest import ROOT
 

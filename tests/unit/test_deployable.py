@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stepgram.deployable import (
+from stepgram.embedded.containers import environment
+from stepgram.embedded.limits import UNZIPPED, VARIABLES
+from stepgram.embedded.packages import Package
+from stepgram.embedded.template import FunctionSpec
+from stepgram.rehearsal.deployable import (
     architecture,
     limits,
     lint,
@@ -20,10 +24,6 @@ from stepgram.deployable import (
     unzipped,
     variables,
 )
-from stepgram.embedded.containers import environment
-from stepgram.embedded.limits import UNZIPPED, VARIABLES
-from stepgram.embedded.packages import Package
-from stepgram.embedded.template import FunctionSpec
 from tests.conftest import ROOT, change
 
 INTAKE_ARN = r"(          INTAKE_ARN: !Ref Intake\n)"

@@ -10,9 +10,9 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from stepgram.doctor import Check, Doctor
-from stepgram.model_access import CHOOSE, RAISE, REPLACE, SUBSCRIBE, tokens_per_minute
-from stepgram.stack import Stack
+from stepgram.operators.doctor import Check, Doctor
+from stepgram.operators.model_access import CHOOSE, RAISE, REPLACE, SUBSCRIBE, tokens_per_minute
+from stepgram.operators.stack import Stack
 
 SONNET, OPUS = "global.anthropic.claude-sonnet-5-5", "global.anthropic.claude-opus-5-5"
 OUTPUTS = {

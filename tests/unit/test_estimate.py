@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from functions.common.observability import METRICS
-from stepgram.estimate import Usage, idle, stepgram, used
+from stepgram.operators.estimate import Usage, idle, stepgram, used
 
 ALARM = {"Type": "AWS::CloudWatch::Alarm", "Properties": {"MetricName": "X"}}
 SUM = {

@@ -19,7 +19,7 @@ from functions.intake.run_command import MENU
 from functions.telegram.bot_api import BotApi
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
-from stepgram.webhook import set_commands
+from stepgram.operators.webhook import set_commands
 from tests.conftest import Person, until
 
 

@@ -26,7 +26,7 @@ from functions.conversation.sessions import SessionTable
 from functions.turn import hydrate, report_failure
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
-from stepgram.executions import detail
+from stepgram.operators.executions import detail
 from tests.conftest import Faults, Person, until
 from tests.workflow.fast_agent import ASKS, COST_USD, fast_agent
 

@@ -10,7 +10,7 @@ import pytest
 
 from functions.conversation.texts import say
 from stepgram.embedded.stack import EmbeddedStack
-from stepgram.executions import ExecutionDetail
+from stepgram.operators.executions import ExecutionDetail
 from tests.conftest import Person
 
 AGENT, TURN = "stepgram-AgentFunction", "stepgram-TurnFunction"

@@ -18,9 +18,9 @@ from stepgram.cli import main
 from stepgram.commands import shared
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.state import write_json
-from stepgram.estimate import Usage, seeds, stepgram, transitions
-from stepgram.logs import logs_of
-from stepgram.stack import Stack
+from stepgram.operators.estimate import Usage, seeds, stepgram, transitions
+from stepgram.operators.logs import logs_of
+from stepgram.operators.stack import Stack
 from tests.conftest import ORDER, Faults, Person, until
 
 Cli = Callable[..., Result]

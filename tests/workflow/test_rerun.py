@@ -9,9 +9,9 @@ import pytest
 import requests
 
 from functions.conversation.texts import CATALOGUE
-from stepgram.executions import detail
-from stepgram.rerun import RerunError, redrive, rerun_all, rerun_from_start, wait_until_ended
-from stepgram.stack import Stack
+from stepgram.operators.executions import detail
+from stepgram.operators.rerun import RerunError, redrive, rerun_all, rerun_from_start, wait_until_ended
+from stepgram.operators.stack import Stack
 from tests.conftest import Faults, Person, until
 
 

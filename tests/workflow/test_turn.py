@@ -213,7 +213,7 @@ def test_a_webhook_that_cannot_start_the_intake_is_tried_again_by_telegram(perso
 
 
 def test_ten_messages_within_a_second_are_answered_in_order_each_once(person: Person, chat: int) -> None:
-    from stepgram.executions import Turns, Wanted, present_state
+    from stepgram.operators.executions import Turns, Wanted, present_state
 
     names = [person.say(chat, "!slow 3"), *(person.say(chat, f"number {n}") for n in range(2, 11))]
     for name in names[1:]:

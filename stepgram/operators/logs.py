@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from stepgram.stack import Stack, home
+from stepgram.operators.stack import Stack, home
 
 BEFORE = timedelta(minutes=1)
 """Clocks of Lambda and Step Functions differ a little."""

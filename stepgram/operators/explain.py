@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functions.common.errors import NEXT, WHERE, remedy_of
 from functions.conversation.sessions import SessionTable, TurnRecord
 from functions.telegram.delivery import answer_messages
-from stepgram.executions import ExecutionDetail, failure_route
-from stepgram.stack import Stack
+from stepgram.operators.executions import ExecutionDetail, failure_route
+from stepgram.operators.stack import Stack
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from datetime import datetime
 from botocore.exceptions import ClientError
 
 from functions.common.envelope import NAME_LIMIT
-from stepgram.executions import UNANSWERED, ExecutionDetail, Turns, Wanted, detail
-from stepgram.stack import Stack
+from stepgram.operators.executions import UNANSWERED, ExecutionDetail, Turns, Wanted, detail
+from stepgram.operators.stack import Stack
 
 POLL_SECONDS = 0.2
 CHATS_AT_ONCE = 8

@@ -23,10 +23,10 @@ from functions.common.models import known
 from functions.conversation.admission import Admission
 from functions.telegram.update import KINDS
 from functions.telegram.webhook import SECRET_HEADER
-from stepgram.model_access import RAISE, SUBSCRIBE, TOKENS_PER_MINUTE, look_up, tokens_per_minute
-from stepgram.rerun import redrive, wait_until_ended
-from stepgram.stack import Stack
-from stepgram.webhook import bot_of, secret_of, webhook_info
+from stepgram.operators.model_access import RAISE, SUBSCRIBE, TOKENS_PER_MINUTE, look_up, tokens_per_minute
+from stepgram.operators.rerun import redrive, wait_until_ended
+from stepgram.operators.stack import Stack
+from stepgram.operators.webhook import bot_of, secret_of, webhook_info
 
 Verdict = Literal["ok", "failed", "unknown"]
 

@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any, Literal
 
 from functions.conversation.budget import ALL, MODEL_COST, MODEL_TURNS
-from stepgram.stack import Stack
+from stepgram.operators.stack import Stack
 
 By = Literal["day", "chat", "model"]
 DAY = re.compile(r"spend#(\d{4}-\d\d-\d\d)")

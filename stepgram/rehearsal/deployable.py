@@ -1,6 +1,6 @@
 """What AWS would refuse, or what would never answer there, as far as the files themselves tell: nothing is built.
 
-The rehearsal asks this first (`stepgram/rehearse.py`). Each check takes what was read and names what it finds.
+The rehearsal asks this first (`rehearse.py`). Each check takes what was read and names what it finds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stepgram.embedded.iam import Statement, Wanted, allows
 from stepgram.embedded.limits import MEMORY, RESERVED, STORAGE, TIMEOUT, UNZIPPED, VARIABLES
 from stepgram.embedded.packages import WANTED, make
 from stepgram.embedded.template import Resolver, role_statements, translate
-from stepgram.model_access import PROFILE
+from stepgram.operators.model_access import PROFILE
 
 STACK = "stepgram"
 TARGET = "the recipe of its package"

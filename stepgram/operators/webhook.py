@@ -7,7 +7,7 @@ from typing import Any
 from functions.intake.run_command import menu
 from functions.telegram.bot_api import BotApi
 from functions.telegram.update import KINDS
-from stepgram.stack import Stack
+from stepgram.operators.stack import Stack
 
 MAX_CONNECTIONS = 40
 SCOPES = ("default", "all_private_chats", "all_group_chats")

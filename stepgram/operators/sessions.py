@@ -13,7 +13,7 @@ from typing import Any
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.versions import at_version, export, fork, history
 from functions.conversation.sessions import Pointer, SessionTable
-from stepgram.stack import Stack, StackError
+from stepgram.operators.stack import Stack, StackError
 
 
 @dataclass(frozen=True)

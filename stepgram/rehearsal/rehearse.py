@@ -1,7 +1,7 @@
 """`make rehearse`: would this deploy work? On this machine, from the real packages, under Lambda's limits.
 
 The packages are built as `sam build` builds them, the stack starts in strict mode (`stepgram.embedded.containers`),
-and somebody plays in its chat (`stepgram.rehearsal`). Exit status 0: it would deploy; 1: it would not, and why.
+and somebody plays in its chat (`stepgram.rehearsal.play`). Exit status 0: it would deploy; 1: it would not, and why.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from stepgram import deployable
 from stepgram.embedded.dockerfile import DockerfileError
 from stepgram.embedded.packages import WANTED, PackageError, Packages, shared_cache
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.template import ROOT, FunctionSpec
-from stepgram.rehearsal import Rehearsal, Wrong, cannot_start, logical
+from stepgram.rehearsal import deployable
+from stepgram.rehearsal.play import Rehearsal, Wrong, cannot_start, logical
 
 ANY = "RehearsalFunction"
 """A zip function's logical id, as SAM calls the make target with; all of them share one recipe."""

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from functions.common.envelope import turn_id
 from functions.conversation.approvals import button_data
 from functions.conversation.texts import say
-from stepgram.ask import message_text
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import STACK, EmbeddedStack
 from stepgram.embedded.template import FunctionSpec
-from stepgram.executions import ExecutionDetail, detail
+from stepgram.operators.ask import message_text
+from stepgram.operators.executions import ExecutionDetail, detail
 
 CHAT = 4242
 WAIT_SECONDS = 120.0

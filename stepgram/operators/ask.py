@@ -17,8 +17,8 @@ from functions.conversation.files.documents import RunResult
 from functions.conversation.sessions import QUESTION
 from functions.telegram.delivery import DONE
 from functions.turn.ask_approval import readable
-from stepgram.executions import State, detail, follow
-from stepgram.stack import Stack, StackError
+from stepgram.operators.executions import State, detail, follow
+from stepgram.operators.stack import Stack, StackError
 
 POLL_SECONDS = 0.1
 ACCEPTED_WITHIN_SECONDS = 30.0

@@ -18,8 +18,8 @@ from samtranslator.yaml_helper import yaml_parse
 
 from functions.common.observability import METRICS
 
-ROOT = Path(__file__).resolve().parents[1]
-PRICES = ROOT / "stepgram" / "prices.toml"
+ROOT = Path(__file__).resolve().parents[2]
+PRICES = Path(__file__).parent / "prices.toml"
 TEMPLATE, MACHINE = ROOT / "template.yaml", ROOT / "statemachine" / "turn.asl.json"
 
 STEP_SECONDS, STEP_GB = 0.1, 0.5
