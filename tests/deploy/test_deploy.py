@@ -26,7 +26,7 @@ def test_sam_finds_nothing_wrong_with_the_template() -> None:
 def test_the_zip_of_the_small_functions_holds_what_they_import(built: Path) -> None:
     package = built / ".aws-sam" / "build" / "WebhookFunction"
 
-    assert (package / "functions" / "webhook" / "handler.py").is_file()
+    assert (package / "functions" / "telegram" / "webhook.py").is_file()
     assert (package / "telegramify_markdown").is_dir()
     assert not (package / "functions" / "agent").exists()
     assert not (package / "claude_agent_sdk").exists()

@@ -35,7 +35,7 @@ def test_the_zip_holds_what_the_makefile_puts_there_and_the_requirements(package
     folder = packages.of(spec("WebhookFunction")).folder
 
     assert {path.name for path in (folder / "functions").iterdir()} == {
-        *("__init__.py", "common", "webhook", "intake", "turn", "callback")
+        *("__init__.py", "common", "conversation", "telegram", "intake", "turn", "callback")
     }
     assert (folder / "pydantic").is_dir()
     assert not (folder / "boto3").exists()
@@ -70,7 +70,7 @@ def test_a_package_nobody_used_for_days_goes_when_another_is_built(tmp_path: Pat
 
 
 def test_a_recipe_that_fails_names_the_function(tmp_path: Path) -> None:
-    root = changed(tmp_path, "Makefile", "common webhook", "common nowhere webhook")
+    root = changed(tmp_path, "Makefile", "common conversation", "common nowhere conversation")
 
     with pytest.raises(PackageError, match=r"the package of WebhookFunction cannot be built: .*nowhere"):
         Packages(tmp_path, root).zip("WebhookFunction")
@@ -83,7 +83,7 @@ def test_the_agents_folder_holds_its_requirements_and_the_copied_files_alone(pac
     assert (package.folder / "claude_agent_sdk").is_dir()
     assert (package.folder / "boto3").is_dir()
     assert (package.folder / "functions" / "agent" / "handler.py").is_file()
-    assert not (package.folder / "functions" / "webhook").exists()
+    assert not (package.folder / "functions" / "telegram").exists()
 
 
 def test_lambdas_part_is_its_runtime_client_with_a_boto3_and_a_bare_python(packages: Packages) -> None:
