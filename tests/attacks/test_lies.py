@@ -154,7 +154,7 @@ class World:
         self.other_id = self.other.pointer.session_id
 
     def _real(self, words: str) -> Kept:
-        chat = 700_000 + next(_numbers)
+        chat = 860_000 + next(_numbers)
         self.person.ask(chat, f"!file report.txt {words}")
         turn = self.person.ask(chat, f"!file second.txt {words}").name
         pointer = self.table.pointer(f"{chat}:0")
@@ -180,7 +180,7 @@ class Liar:
 
     def __init__(self, world: World) -> None:
         number = next(_numbers)
-        self.world, self.chat = world, 800_000 + number
+        self.world, self.chat = world, 870_000 + number
         self.key = f"{self.chat}:0"
         self.kept = world.truth.moved(f"00000000-0000-4000-8000-{number:012d}", f"c{self.chat}-t0-u1")
         world.stack.telegram.state["chats"][str(self.chat)] = _new_chat(self.chat, "You")
