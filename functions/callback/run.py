@@ -69,7 +69,7 @@ def listen(call: Listen) -> Heard:
     gone = not shown.run.is_run(_seat(ticket.run).number)
     if call.beat and not gone:
         gone = not Answers(aws.step_functions()).alive(shown.run.token)
-    return Heard(stop=shown.stop >= ticket.attempt, gone=gone)
+    return Heard(stop=shown.run.stop >= ticket.attempt, gone=gone)
 
 
 @step(End)

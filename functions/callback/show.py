@@ -51,7 +51,9 @@ def handler(report: Report) -> Heard:
     pause = PRIVATE_PAUSE if ticket.chat.type == "private" else GROUP_PAUSE
     run = ticket.run.number if ticket.run else None
     shown = table.begin(report.session_key, report.turn_id, sequence, run, pause * EARLY)
-    heard = Heard(stop=shown.stop >= ticket.attempt, gone=run is not None and not shown.run.is_run(run), pause=pause)
+    heard = Heard(
+        stop=shown.run.stop >= ticket.attempt, gone=run is not None and not shown.run.is_run(run), pause=pause
+    )
     if shown.stale:
         return heard
     sign = Sign(bot_api(settings), ticket, report, table)

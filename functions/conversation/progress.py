@@ -153,12 +153,11 @@ def tell(function: str, report: Report) -> None:
 class Shown:
     """What the turn's item says: `message_id` is the message that shows progress; `busy`: one is being shown now.
 
-    `stop` is the last attempt that was asked to stop (-1: none). `waiting`: the message says that others come first.
-    `stale`: a later report came first, it was too early, or the turn ended. `run`: the turn's present run.
+    `waiting`: the message says that others come first. `stale`: a later report came first, it was too early, or the
+    turn ended. `run`: the turn's present run, and whether it was asked to stop.
     """
 
     message_id: int | None
-    stop: int
     busy: bool = False
     waiting: bool = False
     stale: bool = False
@@ -288,7 +287,6 @@ def _shown(item: dict[str, Any], stale: bool = False) -> Shown:
     message = item.get("progress_message")
     return Shown(
         message_id=int(message["N"]) if message else None,
-        stop=int(item.get("stop", {"N": "-1"})["N"]),
         busy="progress_busy" in item,
         waiting=item.get("progress_waiting", {}).get("BOOL", False),
         stale=stale,

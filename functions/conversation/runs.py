@@ -122,10 +122,11 @@ class RunTable:
 
 
 def running(item: dict[str, Any]) -> Running:
-    """What a turn's item says of its run."""
+    """What a turn's item says of its run, and whether it was asked to stop."""
+    stop = int(item.get("stop", {"N": "-1"})["N"])
     if "runs" not in item:
-        return Running()
-    number, stop = int(item["runs"]["N"]), int(item.get("stop", {"N": "-1"})["N"])
+        return Running(stop=stop)
+    number = int(item["runs"]["N"])
     return Running(number=number, token=item["run_token"]["S"], ended="run_ended" in item, stop=stop)
 
 
