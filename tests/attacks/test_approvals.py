@@ -423,7 +423,7 @@ def test_no_other_cli_of_the_machine_is_heard(person: Person, chat: int) -> None
     assert answer.status == "SUCCEEDED"
     answered(person, chat, "hello")
     assert "This is message 2" in person.texts(chat)[-1]
-    assert "INJECTED" not in json.dumps([seen["body"] for seen in person.stack.bedrock.requests if seen["session"]])
+    assert "INJECTED" not in json.dumps([seen["body"] for seen in person.stack.bedrock.requests])
 
 
 def _folders(root: Path) -> Folders:
