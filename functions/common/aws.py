@@ -10,7 +10,7 @@ TransactionCanceledException; https://docs.aws.amazon.com/AmazonS3/latest/API/Er
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -214,6 +214,25 @@ def refused_item(error: ClientError) -> dict[str, Any]:
         raise error
     response: Any = error.response
     return dict(response.get("Item", {}))
+
+
+def items(dynamodb: DynamoDBClient, table: str, keys: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The items with these keys (pk, sk), in their order, in one consistent read; empty for one that is not there.
+
+    Each is as it was at some moment of the read, not all at the same one. 100 keys at most. Raises AwsUnavailable when
+    DynamoDB leaves some out (API reference, BatchGetItem, UnprocessedKeys).
+    """
+    asked: Any = {table: {"Keys": [item_key(*key) for key in keys], "ConsistentRead": True}}
+    answer = dynamodb.batch_get_item(RequestItems=asked)
+    if answer.get("UnprocessedKeys"):
+        raise AwsUnavailable(f"dynamodb:BatchGetItem on {table} left out some items")
+    found = {(item["pk"]["S"], item["sk"]["S"]): dict(item) for item in answer["Responses"][table]}
+    return [found.get(key, {}) for key in keys]
+
+
+def item_key(partition: str, sort_key: str) -> dict[str, Any]:
+    """The key of an item."""
+    return {"pk": {"S": partition}, "sk": {"S": sort_key}}
 
 
 def dynamodb() -> DynamoDBClient:

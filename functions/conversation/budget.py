@@ -21,7 +21,7 @@ from decimal import ROUND_DOWN, Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from functions.common import aws
-from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent, StepgramError
+from functions.common.errors import BudgetReserved, BudgetSpent, StepgramError
 from functions.common.observability import logger
 from functions.common.settings import BudgetSettings
 
@@ -115,10 +115,18 @@ def crossed(settings: BudgetSettings, session_key: str, cost: float) -> list[Spe
     """The budgets that this cost took over the line where people are warned; none when they cannot be read."""
     try:
         with aws.translated():
-            return [budget for budget in spent(settings, aws.dynamodb(), session_key) if budget.crossed(cost)]
+            return [budget for budget in limited(settings, session_key) if budget.crossed(cost)]
     except StepgramError as error:
         logger.error("nobody is warned of budgets", error=type(error).__name__, cause=str(error))
         return []
+
+
+def limited(settings: BudgetSettings, session_key: str) -> list[Spent]:
+    """What the budgets of a conversation are at now; none are read when none has a limit."""
+    limits = limits_of(settings)
+    if not any(limits.values()):
+        return []
+    return budgets_of(settings.table, aws.dynamodb(), session_key, limits, datetime.now(UTC))
 
 
 def spent(settings: BudgetSettings, dynamodb: DynamoDBClient, session_key: str) -> list[Spent]:
@@ -156,13 +164,8 @@ def _read(
     table: str, dynamodb: DynamoDBClient, keys: list[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[Decimal, Decimal]]:
     """`cost_usd` and `reserved_usd` of sums."""
-    asked: Any = {table: {"Keys": [item_key(*key) for key in keys], "ConsistentRead": True}}
-    answer = dynamodb.batch_get_item(RequestItems=asked)
-    if answer.get("UnprocessedKeys"):
-        raise AwsUnavailable("dynamodb:BatchGetItem left out some of the sums of costs")
-    found = {(item["pk"]["S"], item["sk"]["S"]): item for item in answer["Responses"][table]}
-    items = {key: found.get(key, {}) for key in keys}
-    return {key: (amount(item, "cost_usd"), amount(item, "reserved_usd")) for key, item in items.items()}
+    found = zip(keys, aws.items(dynamodb, table, keys), strict=True)
+    return {key: (amount(item, "cost_usd"), amount(item, "reserved_usd")) for key, item in found}
 
 
 def keys_of(session_key: str, day: str) -> dict[tuple[Scope, Period], tuple[str, str]]:
@@ -175,11 +178,6 @@ def keys_of(session_key: str, day: str) -> dict[tuple[Scope, Period], tuple[str,
 def amount(item: dict[str, Any], name: str) -> Decimal:
     """An amount of an item; nothing where it has none."""
     return Decimal(item[name]["N"]) if name in item else Decimal()
-
-
-def item_key(partition: str, sort_key: str) -> dict[str, Any]:
-    """The key of an item."""
-    return {"pk": {"S": partition}, "sk": {"S": sort_key}}
 
 
 def number(amount: Decimal) -> dict[str, str]:

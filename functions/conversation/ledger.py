@@ -45,7 +45,6 @@ from functions.conversation.budget import (
     dollars,
     expiry,
     grant,
-    item_key,
     keys_of,
     limits_of,
     number,
@@ -157,8 +156,7 @@ class Ledger:
         """
         wanted, collisions = max(dollars(wanted_usd), LEAST), Collisions()
         while True:
-            self.settle(session_key, turn_id)
-            if "version" in self._turn(session_key, turn_id):
+            if self._settled(session_key, turn_id)[1]:
                 return 0.0
             now = datetime.now(UTC)
             try:
@@ -175,20 +173,25 @@ class Ledger:
         """Put what the turn's runs have cost in the place of what was reserved; returns what is counted of the turn, in
         US dollars. `answered`: its last run handed in a result. Raises AwsUnavailable when others count all the time.
         """
+        return self._settled(session_key, turn_id, answered)[0]
+
+    def _settled(self, session_key: str, turn_id: str, answered: bool = False) -> tuple[float, bool]:
+        """The same, and whether the turn's answer was committed by then."""
         collisions = Collisions()
         while True:
             change = self._change(session_key, turn_id, answered)
+            settled = float(change.total), "version" in change.item
             if change.reservation is None and change.counted == _runs(change.item):
-                return float(change.total)
+                return settled
             if not self._count(session_key, turn_id, change):
                 collisions.wait()
             elif change.whole:
-                return float(change.total)
+                return settled
 
     def _change(self, session_key: str, turn_id: str, answered: bool) -> Change:
-        found = self._get(ALL, _reserved(session_key, turn_id))
+        keys = [(ALL, _reserved(session_key, turn_id)), (session_key, f"turn#{turn_id}")]
+        found, item = aws.items(self._dynamodb, self._table, keys)
         reservation = _reservation(found) if found else None
-        item = self._turn(session_key, turn_id)
         granted = amount(item, "granted_usd") + (reservation.usd if reservation else 0)
         counted, models = _runs(item), dict[str, Decimal]()
         costs = self._costs(item["session_id"]["S"], turn_id) if "session_id" in item else []
@@ -232,7 +235,7 @@ class Ledger:
         if reservation is not None:
             writes.append({"Delete": {
                 "TableName": self._table,
-                "Key": item_key(ALL, _reserved(session_key, turn_id)),
+                "Key": aws.item_key(ALL, _reserved(session_key, turn_id)),
                 "ConditionExpression": "id = :id",
                 "ExpressionAttributeValues": {":id": {"S": reservation.id}},
             }})  # fmt: skip
@@ -249,7 +252,7 @@ class Ledger:
         return {
             "Update": {
                 "TableName": self._table,
-                "Key": item_key(session_key, f"turn#{turn_id}"),
+                "Key": aws.item_key(session_key, f"turn#{turn_id}"),
                 "UpdateExpression": ", ".join(
                     ["SET #ttl = if_not_exists(#ttl, :ttl)", *(f"#{n} = :{n}" for n in range(len(runs)))]
                 )
@@ -281,7 +284,7 @@ class Ledger:
         return {
             "Update": {
                 "TableName": self._table,
-                "Key": item_key(*key),
+                "Key": aws.item_key(*key),
                 "UpdateExpression": f"SET #ttl = :ttl ADD {', '.join(adds)}",
                 "ExpressionAttributeNames": names,
                 "ExpressionAttributeValues": values,
@@ -295,7 +298,7 @@ class Ledger:
         item |= {"at": {"N": str(seconds)}, "turn": {"S": turn_id}, "chat": {"S": session_key}, "ttl": expiry(now)}
         writes: list[Any] = [{"Put": {
             "TableName": self._table,
-            "Item": {**item_key(ALL, _reserved(session_key, turn_id)), **item},
+            "Item": {**aws.item_key(ALL, _reserved(session_key, turn_id)), **item},
             "ConditionExpression": "attribute_not_exists(pk)",
         }}]  # fmt: skip
         for which, key in keys_of(session_key, f"{now:%Y-%m-%d}").items():
@@ -306,7 +309,7 @@ class Ledger:
                 values[":room"] = number(dollars(limits[which]) - granted)
             writes.append({"Update": {
                 "TableName": self._table,
-                "Key": item_key(*key),
+                "Key": aws.item_key(*key),
                 "UpdateExpression": "SET #ttl = :ttl ADD cost_usd :taken, reserved_usd :taken",
                 "ExpressionAttributeNames": {"#ttl": "ttl"},
                 "ExpressionAttributeValues": values,
@@ -342,13 +345,6 @@ class Ledger:
                 raise
             return False
         return True
-
-    def _turn(self, session_key: str, turn_id: str) -> dict[str, Any]:
-        return self._get(session_key, f"turn#{turn_id}")
-
-    def _get(self, partition: str, sort_key: str) -> dict[str, Any]:
-        found = self._dynamodb.get_item(TableName=self._table, Key=item_key(partition, sort_key), ConsistentRead=True)
-        return dict(found.get("Item", {}))
 
 
 def reserve(settings: ReserveSettings, session_key: str, turn_id: str, wanted_usd: float) -> float:

@@ -59,19 +59,20 @@ class LockTable:
 
     def acquire(self, session_key: str, claim: Claim) -> Lock:
         """Own the lock or wait for it; the turn hears by its task token either way. Raises TooManyWaiting."""
-        lock, _ = self.read(session_key)
+        lock, version = self.read(session_key)
         ended = self._ended(in_the_way(lock, claim), claim.execution_arn)
-        return self._apply(session_key, Acquire(claim=claim, ended=ended))
+        return self._apply(session_key, Acquire(claim=claim, ended=ended), (lock, version))
 
     def announce(self, session_key: str, announcement: Announcement) -> None:
         """Give a turn its place in the queue; the Intake writes this itself unless a question is open."""
-        self._apply(session_key, Announce(announcement=announcement))
+        self._apply(session_key, Announce(announcement=announcement), self.read(session_key))
 
     def release(self, session_key: str, turn_id: str, redrive_count: int) -> Lock:
         """Give the lock (or the place in its queue) back and tell the next turn."""
-        lock, _ = self.read(session_key)
+        lock, version = self.read(session_key)
         ended = self._ended(in_the_way(lock) - {turn_id}, lock.waiters[0].execution_arn) if lock.waiters else ()
-        return self._apply(session_key, Release(turn_id=turn_id, redrive_count=redrive_count, ended=ended))
+        event = Release(turn_id=turn_id, redrive_count=redrive_count, ended=ended)
+        return self._apply(session_key, event, (lock, version))
 
     def read(self, session_key: str) -> tuple[Lock, int]:
         """The lock and the item's version (0: no item yet)."""
@@ -88,12 +89,14 @@ class LockTable:
             item.get("version", {"N": "0"})["N"]
         )
 
-    def _apply(self, session_key: str, event: Event) -> Lock:
+    def _apply(self, session_key: str, event: Event, read: tuple[Lock, int]) -> Lock:
+        """Write what the event makes of the lock: of what was `read`, or of what it is by then."""
+        before, version = read
         for _ in range(ATTEMPTS):
-            before, version = self.read(session_key)
             after, effects = transition(before, event)
             if after == before or self._write(session_key, after, version):
                 return self._tell(session_key, after, effects)
+            before, version = self.read(session_key)
         raise LockContended(f"{session_key}: the lock changed {ATTEMPTS} times while {event!r} was tried")
 
     def _write(self, session_key: str, lock: Lock, version: int) -> bool:

@@ -154,7 +154,8 @@ class Shown:
     """What the turn's item says: `message_id` is the message that shows progress; `busy`: one is being shown now.
 
     `waiting`: the message says that others come first. `stale`: a later report came first, it was too early, or the
-    turn ended. `run`: the turn's present run, and whether it was asked to stop.
+    turn ended. `run`: the turn's present run, and whether it was asked to stop. `delivered`: the ids of the messages
+    that are in the chat, by the names of their parts.
     """
 
     message_id: int | None
@@ -162,6 +163,7 @@ class Shown:
     waiting: bool = False
     stale: bool = False
     run: Running = field(default_factory=Running)
+    delivered: dict[str, int] = field(default_factory=dict)
 
 
 class ProgressTable:
@@ -229,8 +231,9 @@ class ProgressTable:
 
     def close(self, session_key: str, turn_id: str, attempt: int) -> Shown:
         """Let no report of this attempt, or of an earlier one, show anything from now on."""
-        last = {":n": {"N": str((attempt + 1) * ATTEMPT - 1)}, ":ttl": {"N": str(self._ttl)}}
-        change = "SET progress = :n, #ttl = if_not_exists(#ttl, :ttl)"
+        last: dict[str, Any] = {":n": {"N": str((attempt + 1) * ATTEMPT - 1)}, ":ttl": {"N": str(self._ttl)}}
+        last[":none"] = {"M": {}}  # what follows writes into it
+        change = "SET progress = :n, delivered = if_not_exists(delivered, :none), #ttl = if_not_exists(#ttl, :ttl)"
         try:
             return _shown(
                 self._update(
@@ -291,4 +294,5 @@ def _shown(item: dict[str, Any], stale: bool = False) -> Shown:
         waiting=item.get("progress_waiting", {}).get("BOOL", False),
         stale=stale,
         run=running(item),
+        delivered={part: int(message["N"]) for part, message in item.get("delivered", {}).get("M", {}).items()},
     )

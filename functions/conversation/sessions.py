@@ -131,9 +131,13 @@ class SessionTable:
 
     def session(self, session_key: str) -> tuple[Pointer | None, Preferences]:
         """The pointer and the preferences, in one read."""
-        item = self._get(session_key, "session") or {}
-        pointer = Pointer.model_validate(item) if "session_id" in item else None  # preferences may come first
-        return pointer, Preferences.model_validate(item.get("preferences", {}))
+        return _session(self._get(session_key, "session") or {})
+
+    def for_turn(self, session_key: str, turn_id: str) -> tuple[TurnRecord, Pointer | None, Preferences]:
+        """What is recorded of a turn, and the session it finds, in one read."""
+        keys = [(session_key, f"turn#{turn_id}"), (session_key, "session")]
+        turn, session = (_plain(item) for item in aws.items(self._dynamodb, self._table, keys))
+        return TurnRecord.model_validate(turn), *_session(session)
 
     def choose(self, session_key: str, change: Callable[[Preferences], Preferences]) -> Preferences:
         """Change what is chosen, from what it is by then; returns what it is now.
@@ -203,8 +207,6 @@ class SessionTable:
         Raises LockLost when the turn does not own the lock with this fence; then nothing is written.
         """
         turn_key = f"turn#{commit.turn_id}"
-        if self.turn(session_key, commit.turn_id).committed:
-            return "committed"
         version, ttl = commit.base.version + 1, self.expiry()
         condition, names, values = _at(commit.base)
         try:
@@ -263,10 +265,10 @@ class SessionTable:
             )
         except ClientError as error:
             codes = _reasons(error)
+            if "ConditionalCheckFailed" in codes and self.turn(session_key, commit.turn_id).committed:
+                return "committed"
             if codes[0] == "ConditionalCheckFailed":
                 raise LockLost(f"{commit.turn_id} does not own {session_key} with fence {commit.fence}") from error
-            if codes[2] == "ConditionalCheckFailed":
-                return "committed"
             if codes[1] == "ConditionalCheckFailed":
                 return "superseded"
             raise
@@ -287,22 +289,20 @@ class SessionTable:
 
     def delivered(self, session_key: str, turn_id: str, part: str, message_id: int) -> None:
         """Note that a part of the turn's answer is in the chat."""
-        key, names = f"turn#{turn_id}", {"#ttl": "ttl"}
-        first = {":first": {part: message_id}, ":ttl": self.expiry()}
+        key = f"turn#{turn_id}"
+        part_of: dict[str, Any] = {
+            "expression": "SET delivered.#part = :id",
+            "names": {"#part": part},
+            "values": {":id": message_id},
+        }
         try:
-            self._update(
-                session_key,
-                key,
-                "SET delivered = :first, #ttl = :ttl",
-                names=names,
-                values=first,
-                condition="attribute_not_exists(delivered)",
-            )
+            self._update(session_key, key, **part_of, condition="attribute_exists(delivered)")
         except ClientError as error:
             aws.refused_item(error)
-            self._update(
-                session_key, key, "SET delivered.#part = :id", names={"#part": part}, values={":id": message_id}
-            )
+            ledger = "SET delivered = if_not_exists(delivered, :none), #ttl = :ttl"
+            none = {"names": {"#ttl": "ttl"}, "values": {":none": {}, ":ttl": self.expiry()}}
+            self._update(session_key, key, ledger, **none)
+            self._update(session_key, key, **part_of)
 
     def expiry(self) -> int:
         """When what is written now expires, in seconds since 1970."""
@@ -312,10 +312,7 @@ class SessionTable:
         found = self._dynamodb.get_item(
             TableName=self._table, Key=_key(session_key, sort_key), ConsistentRead=True
         ).get("Item")
-        if found is None:
-            return None
-        read = TypeDeserializer().deserialize
-        return {name: read(value) for name, value in found.items()}
+        return None if found is None else _plain(found)
 
     def _update(self, session_key: str, sort_key: str, expression: str, **how: Any) -> None:
         self._dynamodb.update_item(**self._item(session_key, sort_key, expression, **how))
@@ -338,6 +335,16 @@ class SessionTable:
             "ExpressionAttributeValues": _values(values),
             **({"ConditionExpression": condition} if condition else {}),
         }
+
+
+def _plain(item: dict[str, Any]) -> dict[str, Any]:
+    read = TypeDeserializer().deserialize
+    return {name: read(value) for name, value in item.items()}
+
+
+def _session(item: dict[str, Any]) -> tuple[Pointer | None, Preferences]:
+    pointer = Pointer.model_validate(item) if "session_id" in item else None  # preferences may come first
+    return pointer, Preferences.model_validate(item.get("preferences", {}))
 
 
 def _pointer_update(pointer: Pointer) -> dict[str, Any]:

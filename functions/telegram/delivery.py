@@ -113,7 +113,7 @@ class Delivery:
         self._turn_id = turn_id
         self._chat = chat
         self._reply_to = reply_to
-        self.sent = dict(table.turn(session_key, turn_id).delivered)
+        self.sent = dict(progress.delivered if progress else table.turn(session_key, turn_id).delivered)
         self._placeholder = self._open_message(progress)
 
     @property

@@ -12,7 +12,7 @@ from functions.common.errors import BudgetSpent, SnapshotMissing
 from functions.common.execution import redrive_count, seconds_since
 from functions.common.observability import StepRequest, logger, measure, step
 from functions.common.settings import HydrateSettings
-from functions.conversation.budget import spent
+from functions.conversation.budget import limited
 from functions.conversation.files.documents import InboxFile, Manifest
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.trees import read_tree
@@ -61,14 +61,12 @@ def handler(request: Request) -> Result:
     if not redrive_count(request.execution) and not request.retry:
         measure(QueueSeconds=seconds_since(request.execution["StartTime"]))
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
-    record = table.turn(request.session_key, request.turn_id)
-    budgets = spent(settings, aws.dynamodb(), request.session_key)
-    for budget in budgets:
+    record, current, preferences = table.for_turn(request.session_key, request.turn_id)
+    for budget in limited(settings, request.session_key):
         if budget.unspent <= 0 and not record.committed:
             raise BudgetSpent(f"{budget.name}: ${budget.spent:.2f} of ${budget.limit:.2f} are spent")
     notice: Literal["session_lost"] | None = "session_lost" if record.lost else None
     manifest: Manifest | None = None
-    current, preferences = table.session(request.session_key)
     if record.committed and record.version is not None and record.session_id is not None:
         pointer = Pointer(session_id=record.session_id, version=record.version - 1, manifest=record.base_manifest)
     else:

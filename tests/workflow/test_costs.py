@@ -320,15 +320,15 @@ def test_sums_that_cannot_be_read_after_the_commit_cost_a_warning_and_not_the_an
     def busy(*arguments: Any) -> Any:
         raise AwsUnavailable("BatchGetItem left out some")
 
-    spent = budget.spent
+    limited = budget.limited
     calls: list[str] = []
 
     def after_the_commit(*arguments: Any) -> Any:
         calls.append("read")
-        return spent(*arguments) if len(calls) == 1 else busy()  # Hydrate reads them, too
+        return limited(*arguments) if len(calls) == 1 else busy()  # Hydrate reads them, too
 
-    monkeypatch.setattr(budget, "spent", after_the_commit)
-    monkeypatch.setattr(hydrate, "spent", after_the_commit)
+    monkeypatch.setattr(budget, "limited", after_the_commit)
+    monkeypatch.setattr(hydrate, "limited", after_the_commit)
 
     assert person.ask(chat, "hello").output["outcome"] == "DELIVERED"
     assert len(calls) == 2
@@ -336,8 +336,8 @@ def test_sums_that_cannot_be_read_after_the_commit_cost_a_warning_and_not_the_an
 
 def test_a_sum_that_dynamodb_refuses_fails_no_step(stack: EmbeddedStack, chat: int) -> None:
     class Refusing:
-        def get_item(self, **given: Any) -> Any:
-            raise ClientError({"Error": {"Code": "ValidationException", "Message": "Number overflow"}}, "GetItem")
+        def batch_get_item(self, **given: Any) -> Any:
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": "Number overflow"}}, "BatchGetItem")
 
     outputs = stack.deployment.outputs
     settings = LedgerSettings(table=outputs["SessionTable"], bucket=outputs["SessionBucket"])

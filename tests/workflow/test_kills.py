@@ -32,10 +32,7 @@ STEPS = [
     ("RunAgent", ["UpdateItem", "TransactWriteItems", "invoke"]),  # begun; reserved; started
     ("Agent", ["begin", *["PutObject"] * 5, "end"]),  # transcript, manifest, debug log, costs, result
     ("Persist", ["TransactWriteItems"] * 2),  # the snapshot; then the sums of costs
-    (
-        "Reply",
-        ["UpdateItem", "sendMessage", "UpdateItem", "UpdateItem", "UpdateItem"],
-    ),  # the last but one finds a ledger
+    ("Reply", ["UpdateItem", "sendMessage", "UpdateItem", "UpdateItem"]),  # closed; sent; noted; complete
     ("ReleaseLock", ["PutItem", "SendTaskSuccess"]),
     ("ReportFailure", ["UpdateItem", "sendMessage", "UpdateItem"]),
 ]
