@@ -14,11 +14,11 @@ from functions.common.observability import StepRequest, logger, measure, step
 from functions.common.settings import HydrateSettings
 from functions.conversation.budget import limited
 from functions.conversation.files.documents import InboxFile, Manifest
+from functions.conversation.files.inbox import fill, messages_of
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.trees import read_tree
 from functions.conversation.files.versions import at
 from functions.conversation.sessions import Pointer, SessionTable
-from functions.telegram.inbox import fill, messages_of
 
 
 class Result(BaseModel):

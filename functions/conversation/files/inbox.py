@@ -13,7 +13,7 @@ from functions.common.observability import logger
 from functions.common.settings import HydrateSettings
 from functions.conversation.files.documents import InboxFile, turn_prefix
 from functions.conversation.files.snapshots import Snapshots
-from functions.conversation.transcriber import AmazonTranscriber
+from functions.conversation.files.transcriber import AmazonTranscriber
 from functions.telegram.albums import AlbumTable
 from functions.telegram.bot_api import bot_api
 
