@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 from samtranslator.yaml_helper import yaml_parse
 
-from functions.common import errors, settings
+import functions
+from functions.common import errors
 from functions.common.models import Price, known
 from functions.common.observability import DIMENSIONS, METRICS
 from functions.common.settings import Settings
@@ -127,12 +131,20 @@ def parameters() -> str:
     return _table(("Parameter", "Default", "Meaning"), rows)
 
 
+def _settings() -> Iterator[type[Settings]]:
+    """All settings models, of all rooms."""
+    for module in pkgutil.walk_packages(functions.__path__, "functions."):
+        import_module(module.name)
+    found = [Settings]
+    for model in found:
+        found += model.__subclasses__()
+    return iter(found)
+
+
 def environment() -> str:
     """What the functions read from their environment, by the settings models."""
     seen: dict[str, tuple[object, ...]] = {}
-    for model in vars(settings).values():
-        if not (inspect.isclass(model) and issubclass(model, Settings)):
-            continue
+    for model in _settings():
         for field in model.model_fields.values():
             if field.alias is None or field.description is None:
                 continue

@@ -13,6 +13,7 @@ from pathlib import Path
 from flask import Flask, send_from_directory
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from docs import house
 from stepgram.console.server import PAGE
 from stepgram.server import Server
 
@@ -46,6 +47,7 @@ def drawn(page: Page, machine: str) -> str:
 
 def main() -> None:
     """Write the pictures."""
+    (ROOT / "docs" / "house.svg").write_text(house.draw(), encoding="utf-8")
     app = Flask("pictures", static_folder=None)
     app.add_url_rule("/<name>", "file", view_func=lambda name: send_from_directory(PAGE, name))
     app.add_url_rule("/", "page", view_func=lambda: '<script src="dagre.min.js"></script>')

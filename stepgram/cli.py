@@ -12,7 +12,7 @@ from typing import Any
 import click
 from botocore.exceptions import BotoCoreError, ClientError
 
-from functions.common.errors import SnapshotMissing, TelegramError
+from functions.common.errors import ChannelError, SnapshotMissing
 from stepgram.commands.access import access
 from stepgram.commands.ask import ask
 from stepgram.commands.completion import completion
@@ -35,7 +35,7 @@ class Group(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (StackError, StateError, RerunError, SnapshotMissing, TelegramError, ValueError) as error:
+        except (StackError, StateError, RerunError, SnapshotMissing, ChannelError, ValueError) as error:
             raise Failed(str(error)) from error
         except (ClientError, BotoCoreError) as error:
             raise Failed(f"AWS: {error}") from error

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from functions.agent.options import Folders
 from functions.agent.processes import OWN_TMP, RUNTIME, forget_shared
+from functions.agent.settings import AgentSettings
 from functions.common.folders import NotCleaned, clear, remove
-from functions.common.settings import AgentSettings
 from functions.conversation.files.workspace import Limits
 
 TMP = Path(tempfile.gettempdir()).resolve()

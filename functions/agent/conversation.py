@@ -50,12 +50,12 @@ from functions.agent.options import Approval, agent_options, cli_environment, co
 from functions.agent.processes import Process, StillRunning, below, end_leftovers
 from functions.agent.reporter import Silent, Watch
 from functions.agent.run import Run, ended, named
+from functions.agent.settings import AgentSettings
 from functions.agent.speech import Speech
 from functions.agent.store import RestoredStore
 from functions.common.errors import AgentCrashed, AgentTimedOut, ModelError
 from functions.common.folders import open_file, opened
 from functions.common.observability import logger
-from functions.common.settings import AgentSettings
 from functions.conversation.files.documents import Manifest, session_prefix
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.versions import debug_key

@@ -26,12 +26,12 @@ from functions.agent.model.spending import Spending
 from functions.agent.options import Approval
 from functions.agent.processes import StillRunning, adopt, end_leftovers
 from functions.agent.reporter import Reporter
+from functions.agent.settings import AgentSettings
 from functions.agent.speech import paragraphs
 from functions.common import aws
 from functions.common.errors import AgentCrashed, AgentTimedOut, StepgramError, located
 from functions.common.folders import NotCleaned
 from functions.common.observability import StepRequest, logger, parse, working
-from functions.common.settings import AgentSettings
 from functions.conversation.access import unseal
 from functions.conversation.approvals import Decision
 from functions.conversation.files.documents import (

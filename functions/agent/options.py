@@ -31,9 +31,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from functions.agent.approve import OUTSIDE, PATHS, VARIABLE, decide
 from functions.agent.model.patience import CLI_RETRIES
+from functions.agent.settings import AgentSettings
 from functions.agent.store import SnapshotStore
 from functions.common.errors import ConfigurationError
-from functions.common.settings import AgentSettings
 
 CONFIG = Path(__file__).parent / "config"
 

@@ -11,7 +11,7 @@ from functions.common import aws
 from functions.common.errors import ResultRefused
 from functions.common.execution import Failure
 from functions.common.observability import logger, parse, step
-from functions.common.settings import CallbackSettings
+from functions.common.settings import TableSettings
 from functions.conversation.files.documents import Expected, RunSummary
 from functions.conversation.progress import Call, Heard, ProgressTable, redeem
 from functions.conversation.runs import Answers, RunTable, Seat
@@ -54,7 +54,7 @@ class End(Call):
 @step(Begin)
 def begin(call: Begin) -> Heard:
     """Claim the run for this delivery: another one of the same event is told that the run is gone."""
-    ticket, runs = redeem(call), RunTable(CallbackSettings.load().table, aws.dynamodb())
+    ticket, runs = redeem(call), RunTable(TableSettings.load().table, aws.dynamodb())
     claimed = runs.claim(call.session_key, call.turn_id, _seat(ticket.run).number, call.delivery)
     wanted = bool(claimed.number) and Answers(aws.step_functions()).alive(claimed.token)
     return Heard(stop=claimed.stop >= ticket.attempt, gone=not wanted)
@@ -63,7 +63,7 @@ def begin(call: Begin) -> Heard:
 @step(Listen)
 def listen(call: Listen) -> Heard:
     """Whether to stop, and whether the run is still wanted."""
-    ticket, settings = redeem(call), CallbackSettings.load()
+    ticket, settings = redeem(call), TableSettings.load()
     table = ProgressTable(settings.table, aws.dynamodb(), 0)
     shown = table.shown(call.session_key, call.turn_id)
     gone = not shown.run.is_run(_seat(ticket.run).number)
@@ -75,7 +75,7 @@ def listen(call: Listen) -> Heard:
 @step(End)
 def end(call: End) -> Heard:
     """Answer the state that waits, once: with what was made, if it may be believed, or with the error."""
-    seat, settings = _seat(redeem(call).run), CallbackSettings.load()
+    seat, settings = _seat(redeem(call).run), TableSettings.load()
     ended = RunTable(settings.table, aws.dynamodb()).end(call.session_key, call.turn_id, seat.number)
     if not ended.number:
         logger.info("an end of a run that is over is refused", run=seat.number)

@@ -151,7 +151,7 @@ def _made(
 
 
 def _note_resource(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-    found = [str(params[name]) for name in RESOURCES if name in params]
+    found = [str(params[name]) for name in RESOURCES if name in params] + list(params.get("RequestItems", ()))
     context["resource"] = "/".join(
         found + ([str(params["Key"])] if found and isinstance(params.get("Key"), str) else [])
     )

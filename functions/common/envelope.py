@@ -10,12 +10,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from functions.common.errors import BadInput
 from functions.common.execution import Failure
 
 Route = Literal["message", "album", "command", "background", "button", "stop", "membership", "refused", "ignored"]
 Reason = Literal[
     "not_allowed", "unsupported", "file_too_large", "too_fast", "general_topic", "not_for_us", "nothing_to_do"
 ]
+
+TURN_NAME = re.compile(r"^c(-?\d+)-t(\d+)-u\d+")
 
 NAME_LIMIT = 80
 """Characters an execution's name may have (Step Functions API, StartExecution)."""
@@ -28,12 +31,27 @@ class Part(BaseModel):
 
 
 class Chat(Part):
-    """Where the message was written. `thread_id` is 0 outside a forum topic; `forum`: the group has topics."""
+    """A place in Telegram. `thread_id` is 0 outside a forum topic; `forum`: the group has topics."""
 
+    channel: Literal["telegram"] = "telegram"
     id: int
     thread_id: int = 0
     type: Literal["private", "group", "supergroup", "channel"]
     forum: bool = False
+
+    @property
+    def session_key(self) -> str:
+        """The key of the conversation here."""
+        return session_key(self.id, self.thread_id)
+
+    def turn_id(self, update: int | str) -> str:
+        """The name of the turn that an update makes here."""
+        return turn_id(self.id, self.thread_id, update)
+
+
+Place = Chat
+"""Where a message was written and its answer goes: the places of all channels, told apart by `channel`. Executions from
+before they named it are Telegram's."""
 
 
 class User(Part):
@@ -103,7 +121,7 @@ class Envelope(Part):
     session_key: str = Field(pattern=r"^-?\d+:\d+$")
     route: Route
     reason: Reason | None = None
-    chat: Chat | None = None
+    chat: Place | None = None
     user: User | None = None
     message: Message | None = None
     command: Command | None = None
@@ -115,7 +133,7 @@ class Envelope(Part):
     ttl: int = 0
 
 
-def turn_id(chat_id: int, thread_id: int, update_id: int) -> str:
+def turn_id(chat_id: int, thread_id: int, update_id: int | str) -> str:
     """The turn's name: the same update always gets the same one."""
     return f"c{chat_id}-t{thread_id}-u{update_id}"
 
@@ -125,15 +143,9 @@ def session_key(chat_id: int, thread_id: int) -> str:
     return f"{chat_id}:{thread_id}"
 
 
-RERUN = "rerun:"
-
-
-def rerun_data(turn: str) -> str:
-    """The callback data of a turn's "Run again" button: 64 bytes hold no chat, but the button's message is in it."""
-    return RERUN + turn.split("-u", 1)[1]
-
-
-def rerun_turn(data: str, chat: Chat) -> str | None:
-    """The turn that a button of this chat runs again; None for other buttons."""
-    match = re.fullmatch(RERUN + r"(\d+(?:-r\d+)?)", data)
-    return f"c{chat.id}-t{chat.thread_id}-u{match[1]}" if match else None
+def conversation_of(turn: str) -> str:
+    """The key of the conversation a turn belongs to, read from its name. Raises BadInput for any other name."""
+    match = TURN_NAME.match(turn)
+    if match is None:
+        raise BadInput(f"detail.name: {turn!r} is not a turn's name")
+    return session_key(int(match[1]), int(match[2]))

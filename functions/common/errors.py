@@ -21,10 +21,12 @@
     ├── TranscriptPending        a voice message is being transcribed       Retry until it is text
     ├── SnapshotMissing          a snapshot S3 no longer has                handled in Hydrate: a fresh session
     │   └── ResultRefused        the agent left what cannot be              as lost; a turn's own result: ends the turn
-    └── TelegramError
-        ├── TelegramRateLimited  429                                        waits `retry_after` seconds, says it again
-        ├── TelegramUnavailable  5xx or the network                         Retry 6 times
-        └── TelegramRefused      400, 403: blocked, chat gone               the turn ends as undeliverable
+    └── ChannelError             what was to be said did not reach its place
+        ├── ChannelLimited
+        │   └── TelegramRateLimited    429                              waits `retry_after` seconds, says it again
+        ├── TelegramUnavailable        5xx or the network               Retry 6 times
+        └── ChannelRefused
+            └── TelegramRefused        400, 403: blocked, chat gone     the turn ends as undeliverable
 
 `tests/unit/test_errors.py` compares this module with the definitions.
 """
@@ -201,11 +203,23 @@ class ResultRefused(SnapshotMissing):
     )
 
 
-class TelegramError(StepgramError):
-    """The Bot API did not accept a request."""
+class ChannelError(StepgramError):
+    """What was to be said did not reach its place."""
 
 
-class TelegramRateLimited(TelegramError):
+class ChannelLimited(ChannelError):
+    """It was too much at once: the same again in `retry_after` seconds."""
+
+    retry_after: int
+
+
+class ChannelRefused(ChannelError):
+    """The place does not take it, and never will; `description` says why."""
+
+    description: str
+
+
+class TelegramRateLimited(ChannelLimited):
     """HTTP 429. The definition reads the seconds to wait between the two `#` of the message."""
 
     remedy = "Telegram asked to wait longer than the turn could. Rerun it later."
@@ -215,13 +229,13 @@ class TelegramRateLimited(TelegramError):
         self.retry_after = retry_after
 
 
-class TelegramUnavailable(TelegramError):
+class TelegramUnavailable(ChannelError):
     """HTTP 5xx, a timeout or a broken connection."""
 
     remedy = "Telegram did not answer for minutes. Rerun when it does."
 
 
-class TelegramRefused(TelegramError):
+class TelegramRefused(ChannelRefused):
     """HTTP 400, 403 or 413. `description` is Telegram's own text, `status` the HTTP status."""
 
     remedy = (

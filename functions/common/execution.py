@@ -8,6 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+STOPPED_BY_USER = "StoppedByUser"
+"""The error of an execution that /stop ended by force: the chat is told so, and gets no failure notice."""
+
 
 class Entry(BaseModel):
     """This visit of a state (`$$.State`): when it was entered, and how often it was retried since."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from functions.common.settings import LinkSettings, environment
+from functions.common.settings import BucketSettings, environment
 
 TRACE = "_X_AMZN_TRACE_ID"
 """Where Lambda puts the trace of an invocation (developer guide, "Using environment variables")."""
 
 DAYS = 30
 TWICE_QUOTED = str.maketrans({"~": "$257E", "(": "$2528", ")": "$2529", "'": "$2527"})
+
+
+class LinkSettings(BucketSettings):
+    """Whoever tells an operator where to look."""
+
+    region: str = Field(alias="AWS_REGION", description="AWS region")
+    log_group: str = Field(alias="FUNCTION_LOGS", description="The log group of all functions")
+    console_url: str = Field(
+        "", alias="CONSOLE_URL", description="Where an operator sees an execution: an address with {arn} or {name}"
+    )
 
 
 class Links(BaseModel):

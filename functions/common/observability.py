@@ -16,11 +16,20 @@ from typing import Any, TypeVar
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from functions.common.aws import translated
 from functions.common.errors import BadInput, StepgramError, located
-from functions.common.settings import MetricSettings
+from functions.common.settings import Settings
+
+
+class MetricSettings(Settings):
+    """Whoever measures."""
+
+    service: str = Field(
+        "stepgram", alias="POWERTOOLS_SERVICE_NAME", description="The stack's name, the dimension `service` of metrics"
+    )
+
 
 logger = Logger(service="stepgram")
 

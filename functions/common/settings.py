@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
-from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -66,41 +65,6 @@ class AwsSettings(Settings):
     """Tells the clients of functions apart that share a process."""
 
 
-class MetricSettings(Settings):
-    """Whoever measures."""
-
-    service: str = Field(
-        "stepgram", alias="POWERTOOLS_SERVICE_NAME", description="The stack's name, the dimension `service` of metrics"
-    )
-
-
-class WebhookSettings(Settings):
-    """The webhook's environment."""
-
-    table: str = Field(alias="SESSION_TABLE", description="Name of the DynamoDB table")
-    messages_per_minute: int = Field(
-        20, alias="MESSAGES_PER_MINUTE", ge=0, description="Messages one user may send in a minute; 0: any number"
-    )
-    group_messages: Literal["mention", "all"] = Field(
-        "mention",
-        alias="GROUP_MESSAGES",
-        description="Which messages of a group, outside topics, are for the bot: mention (and replies) or all",
-    )
-    bot_username: str = Field(
-        "", alias="BOT_USERNAME", description="The bot's name, without @; empty: any name that ends in `bot` means it"
-    )
-
-    intake_arn: str = Field(alias="INTAKE_ARN", description="ARN of the Intake state machine")
-    secret_id: str = Field(alias="WEBHOOK_SECRET_ID", description="Secrets Manager id of Telegram's webhook secret")
-    allowed_users: NameList = Field(
-        (), alias="ALLOWED_USERS", description="Telegram user ids who may talk to the bot, by commas; `*` for all"
-    )
-    allowed_chats: NameList = Field(
-        (), alias="ALLOWED_CHATS", description="Telegram chat ids in which everyone may talk to the bot"
-    )
-    session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
-
-
 class TableSettings(Settings):
     """Functions that read or write sessions and the lock."""
 
@@ -115,16 +79,6 @@ class BucketSettings(Settings):
 
 class LedgerSettings(TableSettings, BucketSettings):
     """Whoever counts what the agent's runs have cost."""
-
-
-class LinkSettings(BucketSettings):
-    """Whoever tells an operator where to look."""
-
-    region: str = Field(alias="AWS_REGION", description="AWS region")
-    log_group: str = Field(alias="FUNCTION_LOGS", description="The log group of all functions")
-    console_url: str = Field(
-        "", alias="CONSOLE_URL", description="Where an operator sees an execution: an address with {arn} or {name}"
-    )
 
 
 class TicketSettings(Settings):
@@ -143,10 +97,6 @@ class SessionSettings(TableSettings):
     """Whoever moves a conversation's pointer."""
 
     session_ttl_days: int = Field(25, alias="SESSION_TTL_DAYS", ge=1, description="Days until an idle session expires")
-
-
-class ContinueSettings(LedgerSettings, SessionSettings):
-    """ContinueAgent."""
 
 
 class BudgetSettings(TableSettings):
@@ -172,47 +122,6 @@ class ReserveSettings(BudgetSettings, LedgerSettings):
     max_budget_usd: float = Field(5.0, alias="MAX_BUDGET_USD", gt=0, description="US dollars at most in one turn")
 
 
-class TelegramSettings(Settings):
-    """Functions that talk to the Bot API."""
-
-    token_secret_id: str = Field(alias="BOT_TOKEN_SECRET_ID", description="Secrets Manager id of the bot token")
-    api_url: str = Field("https://api.telegram.org", alias="TELEGRAM_API_URL", description="Root of the Bot API")
-
-
-class HydrateSettings(SessionSettings, BucketSettings, TelegramSettings, BudgetSettings):
-    """Hydrate."""
-
-    approval_hours: float = Field(
-        72, alias="APPROVAL_HOURS", gt=0, description="Hours until a question nobody answered counts as denied"
-    )
-
-    transcription: Literal["amazon", "off"] = Field(
-        "off", alias="TRANSCRIPTION", description="What makes text of voice messages: amazon or off"
-    )
-    session_data_days: int = Field(30, alias="SESSION_DATA_DAYS", ge=2, description="Days until S3 removes objects")
-
-    @property
-    def renew_after(self) -> timedelta:
-        """The age from which an object is renewed: a younger one outlives the mapping, with a day to spare."""
-        return timedelta(days=max(0, self.session_data_days - self.session_ttl_days - 1))
-
-
-class PersistSettings(SessionSettings, BudgetSettings, LedgerSettings):
-    """Persist."""
-
-
-class ReplySettings(TelegramSettings, TableSettings, BucketSettings):
-    """Reply."""
-
-    rich: Literal["auto", "always", "never"] = Field(
-        "auto", alias="RICH_MESSAGES", description="When answers are sent as rich messages: auto, always or never"
-    )
-
-
-class NoticeSettings(TelegramSettings, TableSettings):
-    """A short text with a delivery ledger."""
-
-
 class ModelSettings(Settings):
     """Which models may answer, by their ids."""
 
@@ -227,11 +136,7 @@ class ModelSettings(Settings):
         return self.model, self.opus, self.sonnet, self.haiku
 
 
-class CallbackSettings(NoticeSettings, SessionSettings):
-    """The callback."""
-
-
-class ApprovalSettings(NoticeSettings, LedgerSettings, SessionSettings):
+class ApprovalSettings(LedgerSettings, SessionSettings):
     """Whoever asks a person, and whoever hears the answer."""
 
     approvers: NameList = Field(
@@ -241,101 +146,4 @@ class ApprovalSettings(NoticeSettings, LedgerSettings, SessionSettings):
     )
     approval_hours: float = Field(
         72, alias="APPROVAL_HOURS", gt=0, description="Hours until a question nobody answered counts as denied"
-    )
-
-
-class IntakeSettings(ApprovalSettings, BudgetSettings):
-    """The Intake's function."""
-
-    turn_arn: str = Field(alias="TURN_ARN", description="ARN of the Turn state machine")
-    console_url: str = Field(
-        "stepgram show {name}",
-        alias="CONSOLE_URL",
-        description="Where an operator sees an execution: an address with {arn} or {name}",
-    )
-
-
-class AgentSettings(BucketSettings, ModelSettings):
-    """The agent's environment."""
-
-    callback_function: str = Field(alias="CALLBACK_FUNCTION", description="The callback's name or ARN")
-
-    provider: Literal["bedrock", "anthropic"] = Field(
-        "bedrock", alias="MODEL_PROVIDER", description="Where the model is: bedrock or anthropic"
-    )
-    region: str = Field(alias="AWS_REGION", description="AWS region")
-    bedrock_region: str | None = Field(
-        None, alias="BEDROCK_REGION", description="Region of the model, when it is another"
-    )
-    model_secret_id: str | None = Field(
-        None,
-        alias="MODEL_SECRET_ID",
-        description="Secret with another account's keys or an API key for the model; without it, the function's role",
-    )
-    base_url: str | None = Field(None, alias="MODEL_BASE_URL", description="Root of a gateway in front of the model")
-    max_turns: int = Field(50, alias="MAX_MODEL_TURNS", ge=1, description="Model calls at most in one turn")
-    max_budget_usd: float = Field(5.0, alias="MAX_BUDGET_USD", gt=0, description="US dollars at most in one turn")
-    model_busy_seconds: float = Field(
-        60,
-        alias="MODEL_BUSY_SECONDS",
-        ge=0,
-        description="Seconds a request to a busy or broken model is repeated inside a run; then the workflow's Retry",
-    )
-    approval_tools: NameList = Field(
-        ("Bash", "outside"),
-        alias="APPROVAL_TOOLS",
-        description="Tools that ask a person first, as patterns of names; `outside`: reading or writing files outside "
-        "the workspace; `none`",
-    )
-    keep_open_seconds: int = Field(
-        1800,
-        alias="KEEP_OPEN_SECONDS",
-        ge=0,
-        description="Seconds a conversation may stay open in a container; 0: never",
-    )
-    keep_open_idle_seconds: int = Field(
-        50,
-        alias="KEEP_OPEN_IDLE_SECONDS",
-        ge=0,
-        description="Seconds between two messages after which an open conversation is not gone on with: its "
-        "connections are dead",
-    )
-    keep_open_mb: int = Field(
-        768, alias="KEEP_OPEN_MB", ge=0, description="MB of memory above which an open conversation is closed"
-    )
-    max_parts: int = Field(16, alias="MAX_PARTS", ge=1, description="Runs of up to 15 minutes that one turn may take")
-    workspace_files: int = Field(20_000, alias="WORKSPACE_FILES", ge=0, description="Files a workspace may hold")
-    workspace_file_mb: int = Field(100, alias="WORKSPACE_FILE_MB", ge=0, description="MB of one file at most")
-    workspace_mb: int = Field(1024, alias="WORKSPACE_MB", ge=0, description="MB of all files of a workspace at most")
-    config_dir: str | None = Field(
-        None, alias="AGENT_CONFIG_DIR", description="Folder of the agent's configuration, when it is another"
-    )
-    mcp_servers: NameList = Field(
-        ("*",), alias="MCP_SERVERS", description="Names of the MCP servers of `mcp.json` to use; `*` for all"
-    )
-
-    def choosing(self, model: str | None) -> Self:
-        """The same with another model: `haiku`, `sonnet` or `opus`; None leaves it."""
-        known = {"haiku": self.haiku, "sonnet": self.sonnet, "opus": self.opus}
-        return self if model is None else self.model_copy(update={"model": known[model]})
-
-
-class LockSettings(TableSettings):
-    """AcquireLock and ReleaseLock."""
-
-
-class AcquireLockSettings(LockSettings, TicketSettings):
-    """AcquireLock, which also tells the chat that the message is taken up."""
-
-    callback_function: str = Field(alias="CALLBACK_FUNCTION", description="The callback's name or ARN")
-
-
-class RunAgentSettings(AccessSettings, ReserveSettings, ModelSettings):
-    """RunAgent."""
-
-    agent_function: str = Field(alias="AGENT_FUNCTION", description="The agent's name or ARN")
-    agent_isolation: Literal["tenant", "none"] = Field(
-        "tenant",
-        alias="AGENT_ISOLATION",
-        description="Whether each conversation has containers of its own (tenant), or conversations share them (none)",
     )

@@ -10,7 +10,6 @@ again (a redriven turn, a restarted state) is answered with what was decided.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +17,7 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict
 
 from functions.common import aws
-from functions.common.envelope import Chat
+from functions.common.envelope import Place
 from functions.common.errors import LockLost
 from functions.conversation.lock import Approval
 from functions.conversation.lock_table import DEAD_TOKEN, LockTable
@@ -55,7 +54,7 @@ class Question:
     session_key: str
     turn_id: str
     number: int
-    chat: Chat
+    chat: Place
 
 
 def may_decide(approvers: tuple[str, ...], user_id: int, approval: Approval) -> bool:
@@ -63,20 +62,6 @@ def may_decide(approvers: tuple[str, ...], user_id: int, approval: Approval) -> 
     if "anyone" in approvers or str(user_id) in approvers:
         return True
     return "requester" in approvers and user_id == approval.user_id
-
-
-def button_data(choice: str, turn_id: str, number: int) -> str:
-    """The callback data of a button: 64 bytes hold no chat, but the button's message is in it."""
-    return f"{choice}:{turn_id.split('-u', 1)[1]}:{number}"
-
-
-def button_question(data: str, chat: Chat) -> tuple[Choice, str, int] | None:
-    """The choice, turn and number that a button of this chat stands for; None for other buttons."""
-    match = re.fullmatch(r"(allow|always|deny):(\d+(?:-r\d+)?):(\d+)", data)
-    if match is None:
-        return None
-    choice: Any = match[1]
-    return choice, f"c{chat.id}-t{chat.thread_id}-u{match[2]}", int(match[3])
 
 
 class ApprovalTable:

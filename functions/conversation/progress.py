@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from functions.common import aws
-from functions.common.envelope import Chat
+from functions.common.envelope import Place
 from functions.common.errors import BadInput
 from functions.common.observability import StepRequest, logger, measure
 from functions.conversation.access import NotSealed, decrypt, encrypt
@@ -49,7 +49,7 @@ class Ticket(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    chat: Chat
+    chat: Place
     message_id: int
     language: str
     until: int

@@ -100,6 +100,12 @@ class TurnRecord(BaseModel):
         return self.version is not None
 
 
+def answer_messages(delivered: dict[str, int]) -> list[int]:
+    """The ids of the messages of an answer, of all that a turn's ledger names."""
+    others = (COMPLETE, NOTICE, QUESTION)
+    return [message for part, message in delivered.items() if not part.startswith(others)]
+
+
 class Commit(BaseModel):
     """What Persist makes visible: `manifest` as version `base.version + 1`, if owner and fence still hold."""
 

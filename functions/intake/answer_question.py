@@ -6,19 +6,16 @@ Somebody who may not decide, and a message without text, just queue behind the t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 
+from functions.channel import channel
 from functions.common import aws
 from functions.common.errors import BadInput
-from functions.common.settings import IntakeSettings
 from functions.conversation.approvals import ApprovalTable, Decision, Question, may_decide
 from functions.conversation.lock import Announcement
 from functions.conversation.lock_table import LockTable
 from functions.conversation.sessions import SessionTable
 from functions.conversation.verdict import settle
-from functions.intake.request import Outcome, Request
-from functions.telegram.bot_api import bot_api
-from functions.telegram.delivery import show_verdict
+from functions.intake.request import IntakeSettings, Outcome, Request
 
 ANSWERS = "answers "
 """What the ledger's name for a message that is an answer begins with; the turn and the number of the question follow.
@@ -49,7 +46,7 @@ def run(request: Request) -> Outcome:
         question = Question(request.session_key, *meant, chat)
         decision = Decision(choice="deny", by=user.name, reason=message.text, update=request.turn_id)
         approvals = ApprovalTable(settings.table, aws.dynamodb(), aws.step_functions())
-        shows = partial(show_verdict, bot_api(settings))
+        shows = channel(chat).verdict
         if settle(approvals, table, shows, question, decision, request.language) == decision:
             return Outcome(outcome=f"answered {meant[0]}")
     # Nothing is asked of this person, or somebody decided first: the message is one like any other.

@@ -5,13 +5,12 @@ from __future__ import annotations
 from functions.common import aws
 from functions.common.errors import SnapshotMissing
 from functions.common.observability import logger
-from functions.common.settings import IntakeSettings
 from functions.conversation.budget import Spent, session_sort_key, spent, sums
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.versions import newest
 from functions.conversation.lock_table import LockTable
 from functions.conversation.sessions import MODELS, SessionTable
-from functions.intake.request import Request, tell
+from functions.intake.request import IntakeSettings, Request, tell
 
 VERBOSE = ("0", "1", "2")
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functions.common import aws
+from functions.channel import channel
 from functions.common.errors import BadInput
-from functions.common.settings import IntakeSettings
 from functions.intake.request import Outcome, Request
-from functions.telegram.albums import AlbumTable
 
 
 def run(request: Request) -> Outcome:
     """Add the message to its album; `leads` when its own turn must run."""
-    if request.envelope.message is None:
-        raise BadInput("envelope: an album needs its message")
-    albums = AlbumTable(IntakeSettings.load().table, aws.dynamodb())
-    leads = albums.join(request.session_key, request.turn_id, request.envelope.message)
+    message, chat = request.envelope.message, request.envelope.chat
+    if message is None or chat is None:
+        raise BadInput("envelope: an album needs its message and chat")
+    leads = channel(chat).joins(request.session_key, request.turn_id, message)
     return Outcome(outcome="leads" if leads else "joined")

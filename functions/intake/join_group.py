@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functions.common.errors import BadInput, TelegramRefused
+from functions.channel import channel
+from functions.common.errors import BadInput, ChannelRefused
 from functions.common.observability import logger
-from functions.common.settings import IntakeSettings
 from functions.intake.request import Outcome, Request, tell
-from functions.telegram.bot_api import bot_api
 
 
 def run(request: Request) -> Outcome:
@@ -18,7 +17,7 @@ def run(request: Request) -> Outcome:
         if not membership.joined:
             return Outcome(outcome="membership changed by a stranger")
         say(request, "group_left")
-        leave(request, chat.id)
+        channel(chat).leave(chat)
         return Outcome(outcome="left the group")
     if not chat.forum:
         text = "group_without_topics"
@@ -34,13 +33,5 @@ def say(request: Request, text: str) -> None:
     """Say it; a group that does not let the bot write is left alone."""
     try:
         tell(request, text)
-    except TelegramRefused as error:
+    except ChannelRefused as error:
         logger.warning("the group cannot be told", cause=str(error))
-
-
-def leave(request: Request, chat_id: int) -> None:
-    """Leave the group; one that is left already is fine."""
-    try:
-        bot_api(IntakeSettings.load()).call("leaveChat", {"chat_id": chat_id})
-    except TelegramRefused as error:
-        logger.warning("the group cannot be left", cause=str(error))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functions.common import aws
-from functions.common.errors import BadInput, TelegramRefused
+from functions.common.errors import BadInput, ChannelRefused
 from functions.common.observability import logger
-from functions.common.settings import IntakeSettings
 from functions.conversation.admission import Admission
-from functions.intake.request import Outcome, Request, tell
+from functions.intake.request import IntakeSettings, Outcome, Request, tell
 
 
 def run(request: Request) -> Outcome:
@@ -22,6 +21,6 @@ def run(request: Request) -> Outcome:
         return Outcome(outcome=f"refused {envelope.reason} before")
     try:
         tell(request, envelope.reason, user=envelope.user.id, chat=envelope.chat.id, code=code)
-    except TelegramRefused as error:
+    except ChannelRefused as error:
         logger.warning("the refusal cannot be told", cause=str(error))
     return Outcome(outcome=f"refused {envelope.reason}")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from functions.common import aws
-from functions.common.envelope import Chat, Envelope
+from functions.channel import Delivery, channel
+from functions.common.envelope import Envelope, Place
 from functions.common.errors import BadInput
 from functions.common.observability import StepRequest
-from functions.common.settings import IntakeSettings
-from functions.conversation.sessions import SessionTable
+from functions.common.settings import ApprovalSettings, BudgetSettings
 from functions.conversation.texts import say
-from functions.telegram.bot_api import bot_api
-from functions.telegram.delivery import Delivery
+
+
+class IntakeSettings(ApprovalSettings, BudgetSettings):
+    """What the Intake's function reads from its environment."""
+
+    turn_arn: str = Field(alias="TURN_ARN", description="ARN of the Turn state machine")
+    console_url: str = Field(
+        "stepgram show {name}",
+        alias="CONSOLE_URL",
+        description="Where an operator sees an execution: an address with {arn} or {name}",
+    )
 
 
 class Request(StepRequest):
@@ -43,9 +51,7 @@ def tell(request: Request, text: str, /, **values: object) -> None:
     delivery(request, request.envelope.chat).text(text, request.say(text, **values))
 
 
-def delivery(request: Request, chat: Chat) -> Delivery:
-    """What this update sends into a chat, with the update's ledger."""
-    settings = IntakeSettings.load()
-    table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
-    reply_to = request.envelope.message.id if request.envelope.message and chat == request.envelope.chat else None
-    return Delivery(bot_api(settings), table, request.session_key, request.turn_id, chat, reply_to)
+def delivery(request: Request, place: Place) -> Delivery:
+    """What this update sends into a place, with the update's ledger."""
+    message, here = request.envelope.message, place == request.envelope.chat
+    return channel(place).delivery(request, place, message.id if message and here else None)

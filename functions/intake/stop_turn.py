@@ -6,26 +6,20 @@ was asked before and still runs is stopped by force; the rule on ended Turns fre
 
 from __future__ import annotations
 
-from functools import partial
-
 from botocore.exceptions import ClientError
 
+from functions.channel import channel
 from functions.common import aws
-from functions.common.settings import IntakeSettings
+from functions.common.execution import STOPPED_BY_USER
 from functions.conversation.approvals import ApprovalTable, Decision, Question
 from functions.conversation.lock_table import LockTable
 from functions.conversation.progress import ProgressTable, draft_id
 from functions.conversation.sessions import SessionTable
 from functions.conversation.verdict import settle
-from functions.intake.request import Outcome, Request, tell
-from functions.telegram.bot_api import bot_api
-from functions.telegram.delivery import show_verdict
+from functions.intake.request import IntakeSettings, Outcome, Request, tell
 
 STOPS, FORCED = "stops ", "forced"
 """The ledger's names for the turn that this update stops, and for stopping its execution since it does not hear."""
-
-STOPPED_BY_USER = "StoppedByUser"
-"""The error of an execution that /stop ended by force: the chat is told so, and gets no failure notice."""
 
 
 def run(request: Request) -> Outcome:
@@ -49,7 +43,7 @@ def run(request: Request) -> Outcome:
         asked = Question(request.session_key, owner.turn_id, lock.approval.number, request.envelope.chat)
         by = request.envelope.user.name if request.envelope.user else ""
         approvals = ApprovalTable(settings.table, aws.dynamodb(), step_functions)
-        shows = partial(show_verdict, bot_api(settings))
+        shows = channel(asked.chat).verdict
         settle(approvals, table, shows, asked, Decision(choice="stop", by=by), request.language)
     progress = ProgressTable(settings.table, aws.dynamodb(), table.expiry())
     asked_before = not progress.stop(request.session_key, owner.turn_id, owner.sequence[0])

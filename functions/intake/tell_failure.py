@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functions.common.errors import BadInput, TelegramRefused
+from functions.common.errors import BadInput, ChannelRefused
 from functions.common.execution import readable_cause
 from functions.common.observability import logger
 from functions.intake.request import Outcome, Request, tell
@@ -23,5 +23,5 @@ def told(request: Request, error: str) -> None:
     """Say in the chat that it did not work, and the error's name."""
     try:
         tell(request, "not_carried_out", error=error)
-    except TelegramRefused as refusal:
+    except ChannelRefused as refusal:
         logger.warning("the failure cannot be told", cause=str(refusal))

@@ -9,21 +9,20 @@ from __future__ import annotations
 import uuid
 from itertools import islice
 
+from functions.channel import Delivery, channel
 from functions.common import aws
-from functions.common.envelope import Chat, Envelope, session_key, turn_id
-from functions.common.errors import BadInput, SnapshotMissing, TelegramRefused
+from functions.common.envelope import Envelope, Place
+from functions.common.errors import BadInput, ChannelRefused, SnapshotMissing
 from functions.common.observability import logger
-from functions.common.settings import IntakeSettings
 from functions.conversation.files.documents import Manifest
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.versions import WORKSPACE, before_last_turn, export, fork, newest
 from functions.conversation.lock_table import LockTable
 from functions.conversation.sessions import Pointer, SessionTable
-from functions.intake.request import Request, delivery, tell
-from functions.telegram.delivery import SENT_BYTES, Delivery
+from functions.intake.request import IntakeSettings, Request, delivery, tell
 
-PACKED_BYTES = 2 * SENT_BYTES
-"""Bytes of a workspace that is worth packing for the chat: it may shrink by half."""
+SHRINKS = 2
+"""A workspace of so many times what a chat takes is worth packing for it: it may shrink by half."""
 
 SHOWN_FILES = 24
 """Files /debug sends: the workspace, the logs, and the transcripts of the first subagents."""
@@ -65,18 +64,16 @@ def new_chat_with(request: Request) -> Envelope | None:
     thread = _new_topic(request)
     if thread is None:
         return None
-    there = {"chat": chat.model_copy(update={"thread_id": thread}), "session_key": session_key(chat.id, thread)}
-    name = turn_id(chat.id, thread, envelope.message.update_id)
-    return envelope.model_copy(
-        update={**there, "turn_id": name, "route": "message", "command": None, "message": message}
-    )
+    there = chat.model_copy(update={"thread_id": thread})
+    place = {"chat": there, "session_key": there.session_key, "turn_id": there.turn_id(envelope.message.update_id)}
+    return envelope.model_copy(update={**place, "route": "message", "command": None, "message": message})
 
 
 def _new_topic(request: Request) -> int | None:
     """A topic named after the command's argument; None when Telegram refuses it, which is said."""
     try:
         return _topic(request, _chat(request))
-    except TelegramRefused as error:
+    except ChannelRefused as error:
         tell(request, "fork_refused", reason=error.description)
         return None
 
@@ -120,7 +117,7 @@ def fork_here(request: Request) -> None:
     if chat.forum:
         try:
             target = chat.model_copy(update={"thread_id": _topic(request, chat)})
-        except TelegramRefused as error:
+        except ChannelRefused as error:
             tell(request, "fork_refused", reason=error.description)
             return
     if manifest is not None:
@@ -130,7 +127,7 @@ def fork_here(request: Request) -> None:
             lost(request, error)
             return
         if target != chat:
-            table.move(session_key(target.id, target.thread_id), request.turn_id, None, copy)
+            table.move(target.session_key, request.turn_id, None, copy)
         elif not table.move(request.session_key, request.turn_id, pointer, copy):
             fork_here(request)  # a turn committed meanwhile: from there, then
             return
@@ -157,17 +154,17 @@ def debug(request: Request) -> None:
 
 def show(request: Request, snapshots: Snapshots, manifest: Manifest) -> None:
     """Send a version's files, as far as a chat takes them. Raises SnapshotMissing, ResultRefused."""
-    out = delivery(request, _chat(request))
+    out, limit = delivery(request, _chat(request)), channel(_chat(request)).sent_bytes
     size = manifest.tree.bytes if manifest.tree else 0
-    files = export(snapshots, manifest, workspace=size <= PACKED_BYTES)
+    files = export(snapshots, manifest, workspace=size <= SHRINKS * limit)
     for name, content in islice(files, SHOWN_FILES):
         caption = f"{request.session_key} version {manifest.version}"
-        fits = len(content) <= SENT_BYTES
+        fits = len(content) <= limit
         if content and not (fits and out.document(name, name.replace("/", "-"), content, caption)):
             _too_large(request, out, name, len(content))
     if next(files, None) is not None:
         out.text("more", request.say("debug_more", shown=SHOWN_FILES))
-    if size > PACKED_BYTES:
+    if size > SHRINKS * limit:
         _too_large(request, out, WORKSPACE, size)
 
 
@@ -192,13 +189,13 @@ def _busy(request: Request) -> bool:
     return lock.owner is not None or bool(lock.waiters or lock.announced)
 
 
-def _chat(request: Request) -> Chat:
+def _chat(request: Request) -> Place:
     if request.envelope.chat is None:
         raise BadInput("envelope.chat: a command needs its chat")
     return request.envelope.chat
 
 
-def _topic(request: Request, chat: Chat) -> int:
+def _topic(request: Request, chat: Place) -> int:
     """The new topic, made once for this update."""
     wanted = request.envelope.command.argument if request.envelope.command else ""
     name = (wanted.splitlines()[0] if wanted else request.say("topic_name"))[:TOPIC_NAME]

@@ -14,7 +14,7 @@ import requests
 
 from functions.common.errors import ConfigurationError, TelegramRateLimited, TelegramRefused, TelegramUnavailable
 from functions.common.secrets import secret
-from functions.common.settings import TelegramSettings
+from functions.telegram.settings import TelegramSettings
 
 TIMEOUT_SECONDS = (3.05, 20)
 """To connect, and between bytes."""
@@ -26,7 +26,7 @@ THREAD_GONE = "message thread not found"
 
 
 class BotApi:
-    """The methods of one bot. Raises the TelegramError that says what to do next."""
+    """The methods of one bot. Raises the ChannelError that says what to do next."""
 
     def __init__(self, api_url: str, token: str) -> None:
         self._root = f"{api_url.rstrip('/')}/bot{token}/"

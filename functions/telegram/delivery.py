@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from functions.common import aws
+from functions.channel import Asking, SentFile
 from functions.common.envelope import Chat
-from functions.common.errors import TelegramError, TelegramRefused
+from functions.common.errors import TelegramRefused
 from functions.common.observability import StepRequest, logger
-from functions.common.settings import NoticeSettings, ReplySettings
-from functions.conversation.approvals import Question
-from functions.conversation.progress import ProgressTable, Shown
-from functions.conversation.sessions import COMPLETE, NOTICE, QUESTION, SessionTable
-from functions.telegram.bot_api import TOO_LARGE, BotApi, bot_api
-from functions.telegram.rendering import Classic, classic_parts, plain_parts
+from functions.conversation.progress import Shown
+from functions.conversation.sessions import COMPLETE, NOTICE, QUESTION, SessionTable, answer_messages
+from functions.telegram.bot_api import TOO_LARGE, BotApi
+from functions.telegram.buttons import rerun_data
+from functions.telegram.questions import asked, choices, is_cut
+from functions.telegram.rendering import Classic, classic_parts, plain_parts, plan
+from functions.telegram.settings import RichSetting
 
 FORMAT_REFUSED = 400
 """Telegram answers 400 to a message it cannot show, and 413 (TOO_LARGE) to a request of more than about 50 MB; 403 says
@@ -29,18 +30,9 @@ ALBUM_FILES, ALBUM_BYTES = 10, 47 * 1024 * 1024
 ALBUM_KINDS = ("photo", "video")
 PHOTOS, VIDEOS, AUDIOS = ("jpg", "jpeg", "png", "webp"), ("mp4",), ("mp3", "m4a")
 
-DONE = "done"
-"""The data of a button that only shows what was decided."""
-
 NOT_MODIFIED = "message is not modified"
 NOT_EDITABLE = ("message to edit not found", "message can't be edited")
 """Descriptions of editMessageText: it says so already, and it can say nothing any more."""
-
-
-def answer_messages(delivered: dict[str, int]) -> list[int]:
-    """The ids of the messages of an answer, of all that a turn's ledger names."""
-    others = (COMPLETE, NOTICE, QUESTION)
-    return [message for part, message in delivered.items() if not part.startswith(others)]
 
 
 def delete_message(bot: BotApi, chat_id: int, message_id: int) -> None:
@@ -49,25 +41,6 @@ def delete_message(bot: BotApi, chat_id: int, message_id: int) -> None:
         bot.call("deleteMessage", {"chat_id": chat_id, "message_id": message_id})
     except TelegramRefused as error:
         logger.info("the message is not deleted", cause=str(error))
-
-
-def show_verdict(bot: BotApi, question: Question, message_id: int, verdict: str) -> None:
-    """Put what was decided in the place of a question's buttons. How it looks is worth no failed turn."""
-    button = {"text": verdict, "callback_data": DONE}
-    shown = {"chat_id": question.chat.id, "message_id": message_id, "reply_markup": {"inline_keyboard": [[button]]}}
-    try:
-        bot.call("editMessageReplyMarkup", shown)
-    except TelegramError as error:
-        logger.info("the question does not show the decision", cause=str(error))
-
-
-@dataclass(frozen=True)
-class SentFile:
-    """A file for the chat; `content` fetches it when its turn comes. `size` in bytes."""
-
-    name: str
-    size: int
-    content: Callable[[], bytes]
 
 
 def kind_of(name: str, size: int) -> str:
@@ -93,26 +66,27 @@ def _uploads(files: list[tuple[str, SentFile]]) -> dict[str, tuple[str, bytes]]:
     return {f"file{number}": (file.name, file.content()) for number, (_, file) in enumerate(files)}
 
 
-class Delivery:
-    """Sends the parts of one turn. A part is known by its name in the turn's ledger."""
+class TelegramDelivery:
+    """Sends the parts of one turn into a chat."""
 
     def __init__(
         self,
         bot: BotApi,
         table: SessionTable,
-        session_key: str,
-        turn_id: str,
+        turn: StepRequest,
         chat: Chat,
         reply_to: int | None,
+        rich: RichSetting,
         progress: Shown | None = None,
     ) -> None:
         """`progress` is how the turn's progress was closed: the message that showed it makes room for what is said."""
         self._bot = bot
         self._table = table
-        self._session_key = session_key
-        self._turn_id = turn_id
+        self._session_key = session_key = turn.session_key
+        self._turn_id = turn_id = turn.turn_id
         self._chat = chat
         self._reply_to = reply_to
+        self._rich = rich
         self.sent = dict(progress.delivered if progress else table.turn(session_key, turn_id).delivered)
         self._placeholder = self._open_message(progress)
 
@@ -139,17 +113,38 @@ class Delivery:
                 messages.add(progress.message_id)
         return max(messages - set(self.message_ids), default=None)
 
-    def notice(self, number: int, text: str, keyboard: dict[str, object]) -> int:
-        """The turn's failure notice, the `number`th; it takes the place of the one before. Returns its message id."""
-        part = f"{NOTICE}{number}"
+    def notice(self, number: int, text: str, again: str) -> int:
+        """The turn's failure notice, the `number`th, with a button; it takes the place of the one before."""
+        part, button = f"{NOTICE}{number}", {"text": again, "callback_data": rerun_data(self._turn_id)}
+        keyboard = {"inline_keyboard": [[button]]}
         self._once(part, lambda: self._send("sendMessage", {"text": text, "reply_markup": keyboard}))
         return self.sent[part]
 
-    def question(self, part: str, piece: Classic, keyboard: dict[str, object]) -> None:
-        """A text with buttons, which is no part of the answer: `part` begins with QUESTION."""
+    def question(self, asking: Asking) -> None:
+        """A text with buttons; a call that is longer than it may be goes along whole, as a document."""
+        part, piece = f"{QUESTION}{asking.number}", asked(asking)
+        if is_cut(asking):
+            name = re.sub(r"\W", "_", asking.tool)
+            self.document(f"{part}.call", f"{name}.txt", asking.call.encode())
         entities = list(piece.entities) or None
-        body: dict[str, object] = {"text": piece.text, "entities": entities, "reply_markup": keyboard}
+        body: dict[str, object] = {
+            "text": piece.text,
+            "entities": entities,
+            "reply_markup": choices(asking, self._turn_id),
+        }
         self._once(part, lambda: self._send("sendMessage", body))
+
+    def answer(self, markdown: str, caption: str) -> str:
+        """As classic messages where every client can show them, as rich ones where it takes those."""
+        how = plan(markdown, self._rich)
+        for number, part in enumerate(how.parts):
+            if how.form == "rich":
+                self.rich(f"answer{number}", part)
+            else:
+                self.classic(f"answer{number}", part)
+        if how.as_document:
+            self.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
+        return how.form
 
     def text(self, part: str, text: str) -> None:
         """A plain text."""
@@ -278,15 +273,3 @@ class Delivery:
         message_id = send()
         self._table.delivered(self._session_key, self._turn_id, part, message_id)
         self.sent[part] = message_id
-
-
-def closing(
-    settings: NoticeSettings | ReplySettings, turn: StepRequest, chat: Chat, reply_to: int, attempt: int
-) -> Delivery:
-    """How a turn says its last words: no progress is shown any more, and they take the place of what showed it.
-
-    `attempt` is the execution's redrive count.
-    """
-    table, dynamodb = SessionTable(settings.table, aws.dynamodb()), aws.dynamodb()
-    closed = ProgressTable(settings.table, dynamodb, table.expiry()).close(turn.session_key, turn.turn_id, attempt)
-    return Delivery(bot_api(settings), table, turn.session_key, turn.turn_id, chat, reply_to, closed)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from functions.common import envelope
 from functions.common.envelope import Button, Command, Envelope, Membership, Reason, Route
-from functions.common.settings import WebhookSettings
 from functions.conversation.commands import IN_BACKGROUND, configured
 from functions.telegram.context import attachments, mentions, readable, without_mention
+from functions.telegram.settings import WebhookSettings
 from functions.telegram.update import CallbackQuery, Chat, Message, MyChatMember, StoppedMessageGeneration, Update, User
 
 DAY_SECONDS = 86_400

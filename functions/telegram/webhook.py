@@ -24,9 +24,9 @@ from functions.common.envelope import Envelope
 from functions.common.errors import AwsUnavailable, BadInput, ConfigurationError, StepgramError
 from functions.common.observability import logger, measure
 from functions.common.secrets import secret
-from functions.common.settings import WebhookSettings
 from functions.conversation.admission import Admission
 from functions.telegram.normalise import Rules, normalise
+from functions.telegram.settings import WebhookSettings
 from functions.telegram.update import Update
 
 COUNTED = ("message", "album", "command", "background")

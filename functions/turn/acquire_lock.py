@@ -5,16 +5,22 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from functions.common import aws
-from functions.common.envelope import Chat
+from functions.common.envelope import Place
 from functions.common.execution import Entry, redrive_count, seconds_since
 from functions.common.observability import StepRequest, measure, step
-from functions.common.settings import AcquireLockSettings
+from functions.common.settings import TableSettings, TicketSettings
 from functions.conversation.lock import Claim
 from functions.conversation.lock_table import LockTable
 from functions.conversation.progress import TICKET_SECONDS, Report, Ticket, issue, tell
+
+
+class AcquireLockSettings(TableSettings, TicketSettings):
+    """What this state reads from its environment: it also tells the chat that the message is taken up."""
+
+    callback_function: str = Field(alias="CALLBACK_FUNCTION", description="The callback's name or ARN")
 
 
 class Request(StepRequest):
@@ -25,7 +31,7 @@ class Request(StepRequest):
     token: str
     execution: dict[str, Any]
     entry: Entry
-    chat: Chat
+    chat: Place
     language: str
 
 

@@ -12,13 +12,17 @@ from pydantic import BaseModel, ConfigDict
 from functions.common import aws
 from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, logger, step
-from functions.common.settings import ContinueSettings
+from functions.common.settings import LedgerSettings, SessionSettings
 from functions.conversation.approvals import ApprovalTable, Decision
 from functions.conversation.files.documents import InboxFile
 from functions.conversation.ledger import settle
 from functions.conversation.lock import Held
 from functions.conversation.sessions import SessionTable
 from functions.conversation.verdict import remember
+
+
+class ContinueSettings(LedgerSettings, SessionSettings):
+    """What this state reads from its environment."""
 
 
 class SessionState(BaseModel):

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from functions.channel import channel
 from functions.common import aws
-from functions.common.envelope import Message
+from functions.common.envelope import Message, Place
 from functions.common.errors import BudgetSpent, SnapshotMissing
 from functions.common.execution import redrive_count, seconds_since
 from functions.common.observability import StepRequest, logger, measure, step
-from functions.common.settings import HydrateSettings
+from functions.common.settings import BucketSettings, BudgetSettings, SessionSettings
 from functions.conversation.budget import limited
 from functions.conversation.files.documents import InboxFile, Manifest
-from functions.conversation.files.inbox import fill, messages_of
+from functions.conversation.files.inbox import fill
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.files.trees import read_tree
 from functions.conversation.files.versions import at
 from functions.conversation.sessions import Pointer, SessionTable
+
+
+class HydrateSettings(SessionSettings, BucketSettings, BudgetSettings):
+    """What this state reads from its environment."""
+
+    approval_hours: float = Field(
+        72, alias="APPROVAL_HOURS", gt=0, description="Hours until a question nobody answered counts as denied"
+    )
+
+    transcription: Literal["amazon", "off"] = Field(
+        "off", alias="TRANSCRIPTION", description="What makes text of voice messages: amazon or off"
+    )
+    session_data_days: int = Field(30, alias="SESSION_DATA_DAYS", ge=2, description="Days until S3 removes objects")
+
+    @property
+    def renew_after(self) -> timedelta:
+        """The age from which an object is renewed: a younger one outlives the mapping, with a day to spare."""
+        return timedelta(days=max(0, self.session_data_days - self.session_ttl_days - 1))
 
 
 class Result(BaseModel):
@@ -48,8 +68,9 @@ class Result(BaseModel):
 
 
 class Request(StepRequest):
-    """The turn and its message."""
+    """The turn, its message, and where it was written (absent: the execution is older than this field)."""
 
+    chat: Place | None = None
     message: Message
     execution: dict[str, Any]
 
@@ -61,6 +82,7 @@ def handler(request: Request) -> Result:
     if not redrive_count(request.execution) and not request.retry:
         measure(QueueSeconds=seconds_since(request.execution["StartTime"]))
     table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+    snapshots = Snapshots(settings.bucket, aws.s3())
     record, current, preferences = table.for_turn(request.session_key, request.turn_id)
     for budget in limited(settings, request.session_key):
         if budget.unspent <= 0 and not record.committed:
@@ -73,15 +95,16 @@ def handler(request: Request) -> Result:
         pointer = current or table.start_over(request.session_key)
         try:
             if pointer.manifest is not None:
-                snapshots = Snapshots(settings.bucket, aws.s3())
                 manifest = at(pointer, snapshots.renew(pointer.manifest, settings.renew_after))
                 read_tree(snapshots, manifest.tree)
         except SnapshotMissing as error:
             logger.warning("the snapshot is gone, a fresh session starts", cause=str(error))
             pointer, notice, manifest = table.start_over(request.session_key), "session_lost", None
     table.works_in(request.session_key, request.turn_id, pointer.session_id, notice is not None)
-    messages = messages_of(settings, request.session_key, request.turn_id, request.message)
-    inbox = fill(settings, pointer.session_id, request.turn_id, messages)
+    source = channel(request.chat)
+    messages = source.messages(request.session_key, request.turn_id, request.message)
+    transcribes = settings.transcription != "off"
+    inbox = fill(snapshots, pointer.session_id, request.turn_id, messages, source.fetch, transcribes)
     return Result(
         session_id=pointer.session_id,
         version=pointer.version,

@@ -9,11 +9,15 @@ from pydantic import BaseModel
 from functions.common import aws
 from functions.common.links import Links, links
 from functions.common.observability import StepRequest, step
-from functions.common.settings import PersistSettings
+from functions.common.settings import BudgetSettings, LedgerSettings, SessionSettings
 from functions.conversation.budget import crossed
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.ledger import settle
 from functions.conversation.sessions import Commit, Pointer, SessionTable
+
+
+class PersistSettings(SessionSettings, BudgetSettings, LedgerSettings):
+    """What this state reads from its environment."""
 
 
 class SessionState(BaseModel):

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from functions.common import aws
 from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, step
-from functions.common.settings import LockSettings
+from functions.common.settings import TableSettings
 from functions.conversation.lock_table import LockTable
 
 
@@ -29,6 +29,6 @@ class Result(BaseModel):
 @step(Request)
 def handler(request: Request) -> Result:
     """Release; a turn that neither owns nor waits changes nothing."""
-    locks = LockTable(LockSettings.load().table, aws.dynamodb(), aws.step_functions())
+    locks = LockTable(TableSettings.load().table, aws.dynamodb(), aws.step_functions())
     lock = locks.release(request.session_key, request.turn_id, redrive_count(request.execution))
     return Result(owner=lock.owner.turn_id if lock.owner else None, waiting=len(lock.waiters))

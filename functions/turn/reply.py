@@ -7,18 +7,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from functions.channel import SentFile, channel, closing
 from functions.common import aws
-from functions.common.envelope import Chat
+from functions.common.envelope import Place
 from functions.common.errors import SnapshotMissing
 from functions.common.execution import redrive_count
 from functions.common.observability import StepRequest, logger, step
-from functions.common.settings import ReplySettings
+from functions.common.settings import BucketSettings
 from functions.conversation.files.documents import LeftOut, OutboxFile, RunResult
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.lock import Held
 from functions.conversation.texts import say
-from functions.telegram.delivery import SENT_BYTES, SentFile, closing
-from functions.telegram.rendering import plan
 from functions.turn.persist import Budget
 
 LEFT_OUT_SHOWN = 5
@@ -28,7 +27,7 @@ LEFT_OUT_SHOWN = 5
 class Request(StepRequest):
     """Where to, what (the result of part `part` of the turn), and in whose language."""
 
-    chat: Chat
+    chat: Place
     message_id: int
     language: str
     session_id: str
@@ -43,37 +42,29 @@ class Result(BaseModel):
     """The form the answer took and the messages it became."""
 
     outcome: Literal["DELIVERED", "STOPPED"]
-    form: Literal["rich", "classic"]
+    form: str
     message_ids: list[int]
 
 
 @step(Request)
 def handler(request: Request) -> Result:
-    """Send what the ledger does not hold yet. Raises the TelegramError that stopped it; a retry resumes there."""
+    """Send what the ledger does not hold yet. Raises the ChannelError that stopped it; a retry resumes there."""
     request.lock.check(redrive_count(request.execution))
-    settings = ReplySettings.load()
+    settings = BucketSettings.load()
     snapshots = Snapshots(settings.bucket, aws.s3())
     run = snapshots.result(request.session_id, request.turn_id, request.part)
-    delivery = closing(settings, request, request.chat, request.message_id, redrive_count(request.execution))
+    delivery = closing(request, request.chat, request.message_id, redrive_count(request.execution))
     if request.notice is not None:
         delivery.text("notice", say(request.notice, request.language))
-    markdown = answer(run, request.language)
-    how = plan(markdown, settings.rich)
-    for number, part in enumerate(how.parts):
-        if how.form == "rich":
-            delivery.rich(f"answer{number}", part)
-        else:
-            delivery.classic(f"answer{number}", part)
-    if how.as_document:
-        caption = say("answer_as_document", request.language)
-        delivery.document("document", "answer.md", markdown.encode("utf-8", "replace"), caption)
-    small = [file for file in run.files if 0 < file.size <= SENT_BYTES and is_there(snapshots, file)]
+    form = delivery.answer(answer(run, request.language), say("answer_as_document", request.language))
+    limit = channel(request.chat).sent_bytes
+    small = [file for file in run.files if 0 < file.size <= limit and is_there(snapshots, file)]
     refused = delivery.files(
-        "file", [SentFile(file.name, file.size, partial(snapshots.get, file.key, SENT_BYTES)) for file in small]
+        "file", [SentFile(file.name, file.size, partial(snapshots.get, file.key, limit)) for file in small]
     )
     for number, file in enumerate(run.files):
         if file.size and (file not in small or any(file.name == one.name for one in refused)):
-            why = "not_sent_too_large" if file.size > SENT_BYTES else "not_sent_refused"
+            why = "not_sent_too_large" if file.size > limit else "not_sent_refused"
             megabytes = f"{file.size / 1024**2:,.0f}"
             delivery.text(f"large{number}", say(why, request.language, name=file.name, megabytes=megabytes))
     if run.left_out:
@@ -84,7 +75,7 @@ def handler(request: Request) -> Result:
         delivery.text(budget.name, say("budget_warning", request.language, budget=which, **amounts))
     delivery.complete()
     outcome: Literal["DELIVERED", "STOPPED"] = "STOPPED" if run.summary.stopped else "DELIVERED"
-    return Result(outcome=outcome, form=how.form, message_ids=delivery.message_ids)
+    return Result(outcome=outcome, form=form, message_ids=delivery.message_ids)
 
 
 def answer(run: RunResult, language: str) -> str:

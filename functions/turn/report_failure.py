@@ -6,18 +6,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from functions.channel import closing
 from functions.common import aws
-from functions.common.envelope import Chat, rerun_data
-from functions.common.errors import TelegramRefused
+from functions.common.envelope import Place
+from functions.common.errors import ChannelRefused
 from functions.common.execution import Failure, readable_cause, redrive_count
 from functions.common.links import Links, links
 from functions.common.observability import StepRequest, logger, step
-from functions.common.settings import LedgerSettings, NoticeSettings
+from functions.common.settings import LedgerSettings, TableSettings
 from functions.conversation.ledger import settle
 from functions.conversation.lock import Held
 from functions.conversation.sessions import SessionTable
 from functions.conversation.texts import say
-from functions.telegram.delivery import closing
 
 TEXTS = {"TooManyWaiting": "too_many_waiting", "BudgetSpent": "budget_spent", "BudgetReserved": "budget_reserved"}
 """Errors with a notice of their own."""
@@ -26,7 +26,7 @@ TEXTS = {"TooManyWaiting": "too_many_waiting", "BudgetSpent": "budget_spent", "B
 class FailedTurn(StepRequest):
     """A turn and whom to tell, in whose language."""
 
-    chat: Chat
+    chat: Place
     message_id: int
     language: str
 
@@ -85,26 +85,25 @@ def handler(request: Request) -> Result:
 
 def tell(turn: FailedTurn, error: str, redrives: int) -> list[int]:
     """Tell the chat, once for each redrive, unless it has its answer; returns the notice's message id, if any."""
-    settings = NoticeSettings.load()
+    settings = TableSettings.load()
     table = SessionTable(settings.table, aws.dynamodb())
     if table.turn(turn.session_key, turn.turn_id).answered:
         return []
-    delivery = closing(settings, turn, turn.chat, turn.message_id, redrives)
+    delivery = closing(turn, turn.chat, turn.message_id, redrives)
     text = say(TEXTS.get(error, "failed"), turn.language, error=error, turn=turn.turn_id)
-    button = {"text": say("run_again", turn.language), "callback_data": rerun_data(turn.turn_id)}
     try:
-        return [delivery.notice(redrives, text, {"inline_keyboard": [[button]]})]
-    except TelegramRefused as refusal:
+        return [delivery.notice(redrives, text, say("run_again", turn.language))]
+    except ChannelRefused as refusal:
         logger.warning("the chat refuses the failure notice", cause=str(refusal))
         return []
 
 
 def stopped(turn: FailedTurn, redrives: int) -> None:
     """Say under the message that its turn was stopped, unless its answer is there."""
-    settings = NoticeSettings.load()
+    settings = TableSettings.load()
     if SessionTable(settings.table, aws.dynamodb()).turn(turn.session_key, turn.turn_id).answered:
         return
     try:
-        closing(settings, turn, turn.chat, turn.message_id, redrives).text("stopped", say("stopped", turn.language))
-    except TelegramRefused as error:
+        closing(turn, turn.chat, turn.message_id, redrives).text("stopped", say("stopped", turn.language))
+    except ChannelRefused as error:
         logger.warning("the stop cannot be told", cause=str(error))

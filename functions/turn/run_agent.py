@@ -10,17 +10,17 @@ earlier run of this part left is taken, not made again.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 from botocore.exceptions import ClientError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from functions.common import aws
-from functions.common.envelope import Chat, Message
+from functions.common.envelope import Message, Place
 from functions.common.errors import SnapshotMissing, StepgramError
 from functions.common.execution import Entry, redrive_count
 from functions.common.observability import StepRequest, logger, step
-from functions.common.settings import RunAgentSettings
+from functions.common.settings import AccessSettings, ModelSettings, ReserveSettings
 from functions.conversation.access import SECONDS, seal
 from functions.conversation.approvals import Decision
 from functions.conversation.files.documents import Expected, InboxFile, RunResult, RunSummary, result_key
@@ -42,6 +42,17 @@ PASSING = (
 """What Lambda refuses an invocation with for a while; under Step Functions' names for these, the definition waits."""
 
 
+class RunAgentSettings(AccessSettings, ReserveSettings, ModelSettings):
+    """What this state reads from its environment."""
+
+    agent_function: str = Field(alias="AGENT_FUNCTION", description="The agent's name or ARN")
+    agent_isolation: Literal["tenant", "none"] = Field(
+        "tenant",
+        alias="AGENT_ISOLATION",
+        description="Whether each conversation has containers of its own (tenant), or conversations share them (none)",
+    )
+
+
 class SessionState(BaseModel):
     """`$.session`, as Hydrate or ContinueAgent made it."""
 
@@ -61,7 +72,7 @@ class SessionState(BaseModel):
 class Request(StepRequest):
     """The message, the session to continue, the lock for it, and the token that the run's end answers."""
 
-    chat: Chat
+    chat: Place
     message: Message
     language: str
     session: SessionState

@@ -10,24 +10,23 @@ may come twice, late (when the execution was redriven since and rightly owns the
 from __future__ import annotations
 
 import json
-import re
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
 
 from functions.common import aws
-from functions.common.errors import BadInput, BudgetReserved, BudgetSpent
+from functions.common.envelope import conversation_of
+from functions.common.errors import BudgetReserved, BudgetSpent
+from functions.common.execution import STOPPED_BY_USER
 from functions.common.observability import StepRequest, logger, measure, parse, working
 from functions.common.settings import LedgerSettings
 from functions.conversation.ledger import Ledger
 from functions.conversation.runs import RunTable
-from functions.intake.stop_turn import STOPPED_BY_USER
 from functions.turn import release_lock, report_failure
 from functions.turn.report_failure import FailedTurn
 
 REFUSALS = (BudgetSpent.__name__, BudgetReserved.__name__)
-TURN_NAME = re.compile(r"^c(-?\d+)-t(\d+)-u\d+")
 
 
 class StatusChange(BaseModel):
@@ -45,14 +44,6 @@ class Event(BaseModel):
     detail: StatusChange
 
 
-def session_key(turn_id: str) -> str:
-    """The conversation a turn belongs to, read from its name. Raises BadInput for any other name."""
-    match = TURN_NAME.match(turn_id)
-    if match is None:
-        raise BadInput(f"detail.name: {turn_id!r} is not a turn's name")
-    return f"{match[1]}:{match[2]}"
-
-
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Release what the ended attempt of the turn held, and report a failure that nobody reported."""
     with aws.translated():
@@ -61,7 +52,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 def look_after(detail: StatusChange, context: Any) -> dict[str, Any]:
     """Release, report and measure one turn that ended."""
-    key = session_key(detail.name)
+    key = conversation_of(detail.name)
     execution = dict(aws.step_functions().describe_execution(executionArn=detail.executionArn))
     redrives = ended_redrive(execution, detail.stopDate)
     keys = {"turn_id": detail.name, "session_key": key, "state": "TurnEnded"}

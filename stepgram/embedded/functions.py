@@ -94,7 +94,7 @@ class FunctionHost:
     def __init__(
         self, specs: dict[str, FunctionSpec], base: dict[str, str], home: Path, containers: Strict | None = None
     ) -> None:
-        self._specs = specs
+        self.specs = specs
         self._base = base
         self.strict = containers
         self._workers = WorkerPool(home)
@@ -116,7 +116,7 @@ class FunctionHost:
 
     def admit(self, reference: str, body: bytes, tenant: str | None, limit: int) -> FunctionSpec:
         """The function of an invocation. Raises InvokeError for what is refused before any code runs."""
-        spec = self._specs.get(function_name(reference))
+        spec = self.specs.get(function_name(reference))
         if spec is None:
             raise InvokeError(404, "ResourceNotFoundException", f"Function not found: {unquote(reference)}")
         if len(body) > limit:
@@ -140,7 +140,7 @@ class FunctionHost:
         """Run the function, whatever a test put around it."""
         if self._stopped:
             raise InvokeError(503, "ServiceException", "the stack stops")
-        environment = self._environment(spec)
+        environment = self.environment(spec)
         request_id = str(uuid.uuid4())
         if self.strict is not None:
             return self.strict.run(spec, json.dumps(event).encode(), environment, tenant, request_id)
@@ -177,9 +177,9 @@ class FunctionHost:
         """
         if self.strict is not None:
             return
-        for spec in self._specs.values():
+        for spec in self.specs.values():
             if spec.is_image:
-                self._workers.warm(self._environment(spec))
+                self._workers.warm(self.environment(spec))
 
     @property
     def limits(self) -> str:
@@ -195,7 +195,7 @@ class FunctionHost:
         """Strict mode: start a container of a function; what Lambda would answer when it cannot be started."""
         if self.strict is None:
             raise ValueError("functions are started one by one in strict mode only")
-        return self.strict.start(spec, self._environment(spec))
+        return self.strict.start(spec, self.environment(spec))
 
     def cool_down(self) -> None:
         """End idle processes, as Lambda does with containers nobody calls."""
@@ -203,7 +203,7 @@ class FunctionHost:
         if self.strict is not None:
             self.strict.cool_down()
 
-    def _environment(self, spec: FunctionSpec) -> dict[str, str]:
+    def environment(self, spec: FunctionSpec) -> dict[str, str]:
         """What the stack and the template give; the template cannot take Lambda's own variables."""
         own = {
             "AWS_LAMBDA_FUNCTION_NAME": spec.name,

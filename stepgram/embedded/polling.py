@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from functions.common.errors import TelegramError
+from functions.common.errors import ChannelError
 from functions.common.observability import logger
 from functions.telegram.bot_api import BotApi
 from functions.telegram.update import KINDS
@@ -57,7 +57,7 @@ class Poller:
                 updates = self._bot.call(
                     "getUpdates", {"offset": offset, "timeout": POLL_SECONDS, "allowed_updates": list(KINDS)}
                 )
-            except TelegramError as error:
+            except ChannelError as error:
                 logger.warning("updates cannot be fetched", cause=str(error))
                 self._stopped.wait(RETRY_SECONDS)
                 continue

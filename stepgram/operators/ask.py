@@ -12,10 +12,9 @@ import requests
 from botocore.exceptions import ClientError
 
 from functions.common.envelope import turn_id
-from functions.conversation.approvals import button_data
 from functions.conversation.files.documents import RunResult
 from functions.conversation.sessions import QUESTION
-from functions.telegram.delivery import DONE
+from functions.telegram.buttons import DONE, answer_data
 from functions.turn.ask_approval import readable
 from stepgram.operators.executions import State, detail, follow
 from stepgram.operators.stack import Stack, StackError
@@ -77,7 +76,7 @@ def ask(stack: Stack, text: str, person: Person, progress: Progress) -> Answer:
 
     def press(question: str, number: int, choice: str) -> None:
         """Press the button of the question, as the person."""
-        data = button_data(choice, question, number)
+        data = answer_data(choice, question, number)
         shown = next(m for m in _messages(telegram, chat, message_id) if data in json.dumps(m.get("reply_markup", {})))
         body = {**who, "message_id": shown["message_id"], "data": data}
         requests.post(f"{telegram}/person/buttons", json=body, timeout=10).raise_for_status()
@@ -199,7 +198,7 @@ def _ask_deployed(stack: Stack, text: str, person: Person, progress: Progress) -
 
     def press(question: str, number: int, choice: str) -> None:
         query = {"id": f"ask{update_id}", "from": message["from"], "chat_instance": "ask", "message": message}
-        data = button_data(choice, question, number)
+        data = answer_data(choice, question, number)
         post({"update_id": update_id + 1 + number, "callback_query": {**query, "data": data}}).raise_for_status()
 
     posted = post({"update_id": update_id, "message": message})

@@ -18,7 +18,7 @@ import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.common.envelope import Chat, Message, User
-from functions.common.errors import TelegramError
+from functions.common.errors import ChannelError
 from functions.common.models import known
 from functions.conversation.admission import Admission
 from functions.telegram.update import KINDS
@@ -103,7 +103,7 @@ class Doctor:
             if code in NOT_ANSWERED_HERE:
                 return Check(name, "unknown", f"the endpoint does not answer {error.operation_name}")
             found = Check(name, "unknown" if "AccessDenied" in code else "failed", f"{error.operation_name}: {said}")
-        except (BotoCoreError, TelegramError, requests.RequestException, KeyError) as error:
+        except (BotoCoreError, ChannelError, requests.RequestException, KeyError) as error:
             found = Check(name, "failed", f"{type(error).__name__}: {error}")
         return Check(name, found.verdict, found.found, "" if found.verdict == "ok" else found.remedy or remedy)
 

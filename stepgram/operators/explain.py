@@ -6,8 +6,7 @@ import json
 from dataclasses import dataclass
 
 from functions.common.errors import NEXT, WHERE, remedy_of
-from functions.conversation.sessions import SessionTable, TurnRecord
-from functions.telegram.delivery import answer_messages
+from functions.conversation.sessions import SessionTable, TurnRecord, answer_messages
 from stepgram.operators.executions import ExecutionDetail, failure_route
 from stepgram.operators.stack import Stack
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from functions.common.envelope import turn_id
-from functions.conversation.approvals import button_data
 from functions.conversation.texts import say
+from functions.telegram.buttons import answer_data
 from stepgram.embedded.answers import Answer
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import STACK, EmbeddedStack
@@ -144,7 +144,7 @@ class Rehearsal:
     def _bash(self, command: str) -> ExecutionDetail:
         """Have a command run: it asks, and is allowed."""
         name = self._say(f"!bash {command}")
-        allow = button_data("allow", name, 0)
+        allow = answer_data("allow", name, 0)
         question = self._until(f"the question about {command!r}", lambda: self._with_button(allow), name)
         self._press(question, allow)
         return self._succeeded(self._wait(name))

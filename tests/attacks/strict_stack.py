@@ -108,9 +108,9 @@ def _answer(stack: EmbeddedStack, person: Person, request: dict[str, Any]) -> di
         turn, texts = person.wait(name), person.texts(request["chat"])
         return {"status": turn.status, "error": turn.error, "cause": turn.cause, "text": texts[-1], "texts": texts}
     if request["do"] == "set":
-        spec = stack.functions._specs[AGENT]
+        spec = stack.functions.specs[AGENT]
         changed = {**spec.environment, **request.get("environment", {})}
-        stack.functions._specs[AGENT] = replace(spec, timeout=request.get("timeout", spec.timeout), environment=changed)
+        stack.functions.specs[AGENT] = replace(spec, timeout=request.get("timeout", spec.timeout), environment=changed)
         stack.functions.cool_down()
         return {}
     strict, tenant = stack.functions.strict, f"{request['chat']}:0"

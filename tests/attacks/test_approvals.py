@@ -19,14 +19,15 @@ from functions.agent import approve
 from functions.agent.approve import decide, fingerprint
 from functions.agent.handler import GO_ON
 from functions.agent.options import Approval, Folders, agent_options, cli_environment
+from functions.agent.settings import AgentSettings
 from functions.agent.store import RestoredStore
-from functions.common.settings import AgentSettings
-from functions.conversation.approvals import ApprovalTable, Decision, button_data
+from functions.conversation.approvals import ApprovalTable, Decision
 from functions.conversation.files.documents import Manifest
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.lock import Approval as Asked
 from functions.conversation.sessions import SessionTable
 from functions.conversation.texts import say
+from functions.telegram.buttons import answer_data
 from stepgram.embedded.client import client
 from stepgram.embedded.functions import Answer
 from stepgram.embedded.stack import EmbeddedStack
@@ -101,7 +102,7 @@ class Race:
             "route": "button",
             "chat": chat,
             "user": {"id": self.chat, "name": choice},
-            "button": {**button, "data": button_data(choice, self.turn, 0)},
+            "button": {**button, "data": answer_data(choice, self.turn, 0)},
         }
         event = {"turn_id": pressed["turn_id"], "session_key": self.key, "state": "AnswerButton", "envelope": pressed}
         answer = self.call("IntakeFunction", event)
@@ -482,7 +483,7 @@ def test_a_call_nobody_allowed_never_runs_in_10_resumes(person: Person, chat: in
 def agent_settings(stack: EmbeddedStack) -> AgentSettings:
     """As the agent of this stack has them."""
     functions = stack.functions
-    found = AgentSettings.model_validate(functions._environment(functions._specs["stepgram-AgentFunction"]))
+    found = AgentSettings.model_validate(functions.environment(functions.specs["stepgram-AgentFunction"]))
     return found.model_copy(update={"model_secret_id": None})
 
 

@@ -35,12 +35,12 @@ Make = Callable[..., dict[str, Any]]
 @pytest.fixture
 def ticket(stack: EmbeddedStack, chat: int) -> Iterator[Make]:
     """Makes an event of a run of this chat's first turn, with a ticket of its own."""
-    environment = next(s for s in stack.functions._specs.values() if s.logical_id == "TurnFunction").environment
+    environment = next(s for s in stack.functions.specs.values() if s.logical_id == "TurnFunction").environment
     turn, key = f"c{chat}-t0-u1", f"{chat}:0"
 
     def make(number: int | None = 1, until: int = 2**31) -> dict[str, Any]:
-        spec = stack.functions._specs["stepgram-TurnFunction"]
-        use_environment({**stack.functions._environment(spec), **environment})
+        spec = stack.functions.specs["stepgram-TurnFunction"]
+        use_environment({**stack.functions.environment(spec), **environment})
         seat = {
             "session_id": "s",
             "part": 0,

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from functions.agent.model import upstream
 from functions.agent.model.endpoint import Endpoint
 from functions.agent.model.spending import Spending
-from functions.common.settings import AgentSettings
+from functions.agent.settings import AgentSettings
 from functions.conversation.files.snapshots import Snapshots
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
@@ -39,7 +39,7 @@ def first_byte(url: str, model: str, body: bytes) -> tuple[float, float]:
 
 def overhead(stack: EmbeddedStack, runs: int) -> list[Figure]:
     """In turns: to the demo model itself, and through the endpoint, which signs, counts and passes on."""
-    spec = next(spec for spec in stack.functions._specs.values() if spec.is_image)
+    spec = next(spec for spec in stack.functions.specs.values() if spec.is_image)
     given = {**spec.environment, "AWS_REGION": "us-east-1", "MODEL_SECRET_ID": "bench"}
     settings = AgentSettings.model_validate({name: value for name, value in given.items() if value})
     body = json.dumps({"messages": [{"role": "user", "content": "x" * CHARACTERS}]}).encode()

@@ -46,7 +46,7 @@ def agent(stack: EmbeddedStack, sealed: str) -> Any:  # what is sealed is sealed
 
 
 def as_function(stack: EmbeddedStack, logical_id: str) -> None:
-    use_environment(stack.functions._environment(stack.deployment.functions[f"stepgram-{logical_id}"]))
+    use_environment(stack.functions.environment(stack.deployment.functions[f"stepgram-{logical_id}"]))
 
 
 def signed_by(stack: EmbeddedStack, service: str, key: str, taken: aws.Credentials | None = None) -> Any:

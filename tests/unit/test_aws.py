@@ -149,7 +149,7 @@ def test_no_credentials_is_a_configuration_error() -> None:
 def as_function(stack: EmbeddedStack) -> Iterator[Any]:
     def become(logical_id: str, **more: str) -> None:
         spec = stack.deployment.functions[f"stepgram-{logical_id}"]
-        use_environment({**stack.functions._environment(spec), **more})
+        use_environment({**stack.functions.environment(spec), **more})
 
     yield become
     use_environment(None)

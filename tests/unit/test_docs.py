@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from docs import generate
+from docs import generate, house
 from functions.common import errors
 from tests.conftest import ROOT
 
@@ -62,3 +62,8 @@ def test_both_readmes_say_the_same() -> None:
         ]
 
     assert skeleton(README) == skeleton(CHINESE)
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_their_imports() -> None:
+    assert (ROOT / "docs" / "house.svg").read_text() == house.draw(), "make docs"
+    assert house.arrows()["conversation"] == {"common"}

@@ -26,10 +26,10 @@ from functions.agent.model import endpoint, request, spending, upstream
 from functions.agent.model.endpoint import Endpoint
 from functions.agent.model.metering import Form, Meter, NotCounted, Spent
 from functions.agent.model.spending import Spending
+from functions.agent.settings import AgentSettings
 from functions.common import aws
 from functions.common.errors import ConfigurationError
 from functions.common.models import Usage, known
-from functions.common.settings import AgentSettings
 from functions.conversation.files.snapshots import Snapshots
 from stepgram.embedded.bedrock import chunk, exception
 from tests.conftest import until

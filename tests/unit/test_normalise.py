@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from functions.common.envelope import NAME_LIMIT, Envelope
+from functions.common.envelope import NAME_LIMIT, Envelope, conversation_of
 from functions.telegram.normalise import Rules, normalise
 from functions.telegram.update import MAX_ID, Update
-from functions.turn.turn_ended import session_key
 
 USER = {"id": 5, "is_bot": False, "first_name": "Ada", "language_code": "zh-hans"}
 ALL = ("*",)
@@ -131,7 +130,7 @@ def test_every_turns_name_is_legal_unique_and_tells_its_conversation(chat: int, 
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", found.turn_id)
     assert len(found.turn_id) <= NAME_LIMIT
     assert found.turn_id == f"c{chat}-t{thread}-u{update}"
-    assert session_key(found.turn_id) == found.session_key == f"{chat}:{thread}"
+    assert conversation_of(found.turn_id) == found.session_key == f"{chat}:{thread}"
 
 
 @given(text=st.text(min_size=1, max_size=200))

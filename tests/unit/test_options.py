@@ -26,8 +26,8 @@ from functions.agent.options import (
     permission,
     subagents,
 )
+from functions.agent.settings import AgentSettings
 from functions.common.errors import ConfigurationError
-from functions.common.settings import AgentSettings
 
 ENVIRONMENT = {
     "SESSION_BUCKET": "bucket",

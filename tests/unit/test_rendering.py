@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -14,14 +13,12 @@ from functions.telegram.rendering import (
     CLASSIC_LIMIT,
     MAX_MESSAGES,
     RICH_LIMIT,
-    UNSEEN,
     classic_parts,
     needs_rich,
     plain_parts,
     plan,
     split_classic,
     split_markdown,
-    visible,
 )
 
 WORDS = st.text(alphabet="abc \n😀é\u200f\u05d0", max_size=400)
@@ -160,21 +157,3 @@ def test_a_line_without_a_space_is_cut_between_characters() -> None:
 
     assert "".join(parts) == "é😀" * 200
     assert not re.search("�", "".join(parts))
-
-
-@given(
-    text=st.text(
-        st.one_of(st.characters(), st.sampled_from("⟨⟩U+202E\u202e\u200b\x1b\ufe0f\U000e0041\ud800\n")), max_size=80
-    )
-)
-def test_what_is_made_visible_can_be_told_back_and_hides_nothing(text: str) -> None:
-    shown = visible(text)
-
-    assert re.sub(r"⟨U\+([0-9A-F]{4,6})⟩", lambda code: chr(int(code[1], 16)), shown) == text
-    assert all(character in "\n\t " or unicodedata.category(character) not in UNSEEN for character in shown)
-
-
-def test_a_plain_command_is_shown_as_it_is() -> None:
-    command = "rm -rf build/ && echo 'größe 数据 😀' | tee x\n\tdone"
-
-    assert visible(command) == command

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from functions.common.errors import ConfigurationError
-from functions.common.settings import ReplySettings, WebhookSettings, use_environment
+from functions.common.settings import use_environment
+from functions.telegram.settings import TelegramSettings, WebhookSettings
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +34,7 @@ def test_lists_are_split_and_empty_means_nobody() -> None:
 
 
 def test_a_value_outside_the_choice_is_refused() -> None:
-    use_environment(
-        {"BOT_TOKEN_SECRET_ID": "a", "SESSION_TABLE": "t", "SESSION_BUCKET": "b", "RICH_MESSAGES": "sometimes"}
-    )
+    use_environment({"BOT_TOKEN_SECRET_ID": "a", "RICH_MESSAGES": "sometimes"})
 
     with pytest.raises(ConfigurationError, match="RICH_MESSAGES: Input should be 'auto', 'always' or 'never'"):
-        ReplySettings.load()
+        TelegramSettings.load()

@@ -87,7 +87,7 @@ class FastConversation(Conversation):
 @contextmanager
 def fast_agent(stack: EmbeddedStack) -> Iterator[None]:
     """The stack with this agent instead of the CLI's process."""
-    opened, kept, specs = handler._open, handler._keep_or_close, stack.functions._specs
+    opened, kept, specs = handler._open, handler._keep_or_close, stack.functions.specs
     spec = specs["stepgram-AgentFunction"]
     handler._open = FastConversation  # type: ignore[assignment]
     handler._keep_or_close = lambda conversation, settings, summary: conversation.close()

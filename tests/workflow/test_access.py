@@ -30,7 +30,7 @@ class Settings:
     """Changes the environment of one function of the running stack."""
 
     def __init__(self, stack: EmbeddedStack) -> None:
-        self._specs = stack.functions._specs
+        self._specs = stack.functions.specs
         self._before = dict(self._specs)
 
     def set(self, function: str, **values: str) -> None:

@@ -163,7 +163,7 @@ def test_a_message_nobody_can_read_is_refused_with_a_reason(person: Person, chat
 @pytest.fixture
 def closed(stack: EmbeddedStack) -> Iterator[None]:
     """The webhook with an empty allowlist."""
-    specs = stack.functions._specs
+    specs = stack.functions.specs
     spec = specs["stepgram-WebhookFunction"]
     specs[spec.name] = replace(spec, environment={**spec.environment, "ALLOWED_USERS": ""})
     yield
@@ -181,7 +181,7 @@ def test_without_an_allowlist_nobody_may_talk_to_the_bot(person: Person, chat: i
 @pytest.fixture
 def unconfigured(stack: EmbeddedStack) -> Iterator[None]:
     """The webhook without its secret's id."""
-    specs = stack.functions._specs
+    specs = stack.functions.specs
     spec = specs["stepgram-WebhookFunction"]
     specs[spec.name] = replace(spec, environment={**spec.environment, "WEBHOOK_SECRET_ID": ""})
     yield

@@ -154,9 +154,9 @@ def test_a_turn_has_something_reserved_while_it_works_and_nothing_while_it_waits
 def test_turns_wait_for_what_others_leave_of_a_budget(stack: EmbeddedStack, person: Person, quick: None) -> None:
     """A dollar for all, 40 cents for a turn: two work at a time, and in the end all are answered."""
     name = "stepgram-TurnFunction"
-    original = stack.functions._specs[name]
+    original = stack.functions.specs[name]
     limits = {"DAILY_BUDGET_USD": f"{total(stack, ALL) + 1:.6f}", "MAX_BUDGET_USD": "0.4"}
-    stack.functions._specs[name] = replace(original, environment={**original.environment, **limits})
+    stack.functions.specs[name] = replace(original, environment={**original.environment, **limits})
     at_once: list[int] = []
 
     def around(spec: Any, event: dict[str, Any], run: Any) -> Any:
@@ -171,7 +171,7 @@ def test_turns_wait_for_what_others_leave_of_a_budget(stack: EmbeddedStack, pers
             turns = list(pool.map(lambda chat: person.ask(chat, "!slow"), chats))
     finally:
         stack.functions.around = None
-        stack.functions._specs[name] = original
+        stack.functions.specs[name] = original
 
     assert [turn.status for turn in turns] == ["SUCCEEDED"] * len(chats)
     assert 0 < max(at_once) <= 2
@@ -181,9 +181,9 @@ def test_turns_wait_for_what_others_leave_of_a_budget(stack: EmbeddedStack, pers
 
 def test_a_turn_that_waits_for_its_budget_hears_a_stop(stack: EmbeddedStack, person: Person, quick: None) -> None:
     name = "stepgram-TurnFunction"
-    original = stack.functions._specs[name]
+    original = stack.functions.specs[name]
     limits = {"DAILY_BUDGET_USD": f"{total(stack, ALL) + 0.5:.6f}", "MAX_BUDGET_USD": "0.4"}
-    stack.functions._specs[name] = replace(original, environment={**original.environment, **limits})
+    stack.functions.specs[name] = replace(original, environment={**original.environment, **limits})
     release = threading.Event()
 
     def around(spec: Any, event: dict[str, Any], run: Any) -> Any:
@@ -204,7 +204,7 @@ def test_a_turn_that_waits_for_its_budget_hears_a_stop(stack: EmbeddedStack, per
     finally:
         release.set()
         stack.functions.around = None
-        stack.functions._specs[name] = original
+        stack.functions.specs[name] = original
     assert person.wait(first).status == "SUCCEEDED"
 
 

@@ -48,7 +48,7 @@ def configured(stack: EmbeddedStack, tmp_path: Path, http_server: str) -> Iterat
         "unwanted": {"command": "/does/not/exist"},
     }
     (folder / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
-    specs = stack.functions._specs
+    specs = stack.functions.specs
     spec = specs["stepgram-AgentFunction"]
     own = {"AGENT_CONFIG_DIR": str(folder), "MCP_SERVERS": "by-http,by-command"}
     specs[spec.name] = replace(spec, environment={**spec.environment, **own})

@@ -20,7 +20,7 @@ BUSY = say("model_busy", "en")
 @pytest.fixture
 def agent(stack: EmbeddedStack) -> Iterator[Callable[..., None]]:
     """Gives the agent's function, and the one that starts it, other variables, or it another timeout, for one test."""
-    specs, original = stack.functions._specs, dict(stack.functions._specs)
+    specs, original = stack.functions.specs, dict(stack.functions.specs)
 
     def change(timeout: int | None = None, **values: str) -> None:
         for name in (AGENT, TURN):

@@ -189,8 +189,8 @@ def test_without_progress_a_turn_is_answered_all_the_same(person: Person, chat: 
 @pytest.fixture
 def ticket(stack: EmbeddedStack, chat: int) -> str:
     """Leave to speak in a chat, for one turn there."""
-    environment = next(s for s in stack.functions._specs.values() if s.logical_id == "TurnFunction").environment
-    use_environment(stack.functions._environment(stack.functions._specs["stepgram-TurnFunction"]))
+    environment = next(s for s in stack.functions.specs.values() if s.logical_id == "TurnFunction").environment
+    use_environment(stack.functions.environment(stack.functions.specs["stepgram-TurnFunction"]))
     until = int(time.time()) + 60
     where = Ticket(chat=Chat(id=chat, type="private"), message_id=1, language="en", until=until)
     sealed = issue(environment["SESSION_KEY_ARN"], f"c{chat}-t0-u1", f"{chat}:0", where)

@@ -64,20 +64,20 @@ def kept(stack: EmbeddedStack, chat: int) -> Kept:
 @pytest.fixture
 def agent_spec(stack: EmbeddedStack) -> Iterator[Callable[..., None]]:
     """Change the agent's function for a test: its timeout or environment."""
-    original = stack.functions._specs[AGENT]
+    original = stack.functions.specs[AGENT]
 
     def change(timeout: int | None = None, **environment: str) -> None:
         changed = {**original.environment, **environment}
-        stack.functions._specs[AGENT] = replace(original, timeout=timeout or original.timeout, environment=changed)
+        stack.functions.specs[AGENT] = replace(original, timeout=timeout or original.timeout, environment=changed)
 
     yield change
-    stack.functions._specs[AGENT] = original
+    stack.functions.specs[AGENT] = original
 
 
 @pytest.fixture
 def shared(stack: EmbeddedStack) -> Iterator[None]:
     """Conversations share containers, as with AgentIsolation none."""
-    specs = stack.functions._specs
+    specs = stack.functions.specs
     before = {name: specs[name] for name in (AGENT, TURN)}
     specs[AGENT] = replace(before[AGENT], tenants=False)
     environment = {**before[TURN].environment, "AGENT_ISOLATION": "none"}
@@ -300,7 +300,7 @@ def test_no_connection_that_died_in_a_freeze_costs_a_turn(
     opened: int,
 ) -> None:
     monkeypatch.setattr(WSGIRequestHandler, "protocol_version", "HTTP/1.1")
-    wire = Forwarder(stack.functions._specs[AGENT].environment["MODEL_BASE_URL"], monkeypatch)
+    wire = Forwarder(stack.functions.specs[AGENT].environment["MODEL_BASE_URL"], monkeypatch)
     agent_spec(MODEL_BASE_URL=wire.url, KEEP_OPEN_IDLE_SECONDS=str(idle))
     stack.functions.cool_down()
     session = str(person.ask(chat, "one").output["session_id"])

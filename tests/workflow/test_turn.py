@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 
-from tests.conftest import ORDER, Person, until
+from tests.conftest import ORDER, ROOT, Person, until
 
 
 def test_a_message_is_answered_and_its_execution_reads_from_left_to_right(person: Person, chat: int) -> None:
@@ -247,3 +247,15 @@ def _said(body: dict[str, Any]) -> list[str]:
     """What users said in a request to the model."""
     contents = [message["content"] for message in body["messages"] if message["role"] == "user"]
     return [said if isinstance(said, str) else str(said[-1].get("text")) for said in contents]
+
+
+def test_an_execution_started_by_an_older_version_is_answered(person: Person, chat: int) -> None:
+    """Its input names no channel, and its Hydrate is told of no chat: both are Telegram's."""
+    person.command(chat, "/whoami")
+    given = json.loads((ROOT / "tests" / "unit" / "recorded" / "states.json").read_text())["input"]
+    given |= {"turn_id": f"c{chat}-t0-u99999", "session_key": f"{chat}:0", "chat": {**given["chat"], "id": chat}}
+    machine = person.stack.deployment.outputs["TurnArn"]
+    person.step_functions.start_execution(stateMachineArn=machine, name=given["turn_id"], input=json.dumps(given))
+
+    assert person.wait(given["turn_id"]).output["outcome"] == "DELIVERED"
+    assert "You said: hello" in person.texts(chat)[-1]

@@ -31,8 +31,8 @@ from functions.agent.model.metering import Form, Meter, NotCounted
 from functions.agent.model.request import HEADER_BEGINNINGS, HEADERS, Call, Refused, call, read
 from functions.agent.model.spending import OverBudget, Spending
 from functions.agent.model.upstream import CONNECTIONS, CutOff, Upstream, break_off
+from functions.agent.settings import AgentSettings
 from functions.common.observability import logger
-from functions.common.settings import AgentSettings
 
 if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse

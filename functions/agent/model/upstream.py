@@ -25,10 +25,10 @@ from botocore.credentials import ReadOnlyCredentials
 from botocore.httpsession import get_cert_path
 from urllib3.exceptions import HTTPError, ProtocolError
 
+from functions.agent.settings import AgentSettings
 from functions.common import aws
 from functions.common.errors import ConfigurationError
 from functions.common.secrets import secret
-from functions.common.settings import AgentSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
