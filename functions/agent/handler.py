@@ -87,10 +87,11 @@ class SessionState(BaseModel):
 class Request(StepRequest):
     """The message and what came along, the session to continue, and what the run may use (`turn/run_agent.py`).
 
-    `access` are sealed credentials for the session's folder, `ticket` opens the callback, `attempt` is the execution's
-    redrive count, `budget_usd` what this run may spend.
+    `access` are sealed credentials for the session's folder, `ticket` opens the callback, `run` is the run's number
+    in its turn, `attempt` the execution's redrive count, `budget_usd` what this run may spend.
     """
 
+    run: int
     attempt: int
     budget_usd: float
     text: str
@@ -176,7 +177,7 @@ def run_once(request: Request, settings: AgentSettings, callback: Callback, hear
     session = request.session
     s3 = aws.s3(unseal(request.access, session.session_id, request.turn_id))
     snapshots = Snapshots(settings.bucket, s3)
-    spending = Spending(snapshots, session.session_id, request.turn_id, settings.model)
+    spending = Spending(snapshots, session.session_id, request.turn_id, request.run, settings.model)
     started = time.monotonic()
     until = started + seconds - max(CLOSING_SECONDS, CLOSING_SHARE * seconds)
     stop = Stop()

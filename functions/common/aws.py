@@ -9,7 +9,9 @@ TransactionCanceledException; https://docs.aws.amazon.com/AmazonS3/latest/API/Er
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
@@ -228,6 +230,20 @@ def items(dynamodb: DynamoDBClient, table: str, keys: Sequence[tuple[str, str]])
         raise AwsUnavailable(f"dynamodb:BatchGetItem on {table} left out some items")
     found = {(item["pk"]["S"], item["sk"]["S"]): dict(item) for item in answer["Responses"][table]}
     return [found.get(key, {}) for key in keys]
+
+
+class Collisions:
+    """Waits between the tries of a transaction that others collide with, for so many seconds."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self._end, self._pause, self._what = time.monotonic() + seconds, 0.05, what
+
+    def wait(self) -> None:
+        """Before the next try. Raises AwsUnavailable when they were too many."""
+        if time.monotonic() > self._end:
+            raise AwsUnavailable(f"{self._what} written all the time")
+        time.sleep(random.uniform(0, self._pause))
+        self._pause = min(2 * self._pause, 1.0)
 
 
 def item_key(partition: str, sort_key: str) -> dict[str, Any]:

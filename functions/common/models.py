@@ -6,6 +6,7 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,13 +21,16 @@ TOKENS = 1_000_000
 """Prices are for so many."""
 
 
+Tokens = Annotated[int, Field(ge=0, le=100_000_000)]
+
+
 class CacheWritten(BaseModel):
     """Tokens written to the prompt cache, by how long it keeps them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    ephemeral_5m_input_tokens: int = 0
-    ephemeral_1h_input_tokens: int = 0
+    ephemeral_5m_input_tokens: Tokens = 0
+    ephemeral_1h_input_tokens: Tokens = 0
 
 
 class Usage(BaseModel):
@@ -34,16 +38,18 @@ class Usage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+    cache_read_input_tokens: Tokens | None = None
+    cache_creation_input_tokens: Tokens | None = None
     cache_creation: CacheWritten | None = None
 
     @property
     def written(self) -> CacheWritten:
         """Tokens written to the cache; for 5 minutes where the answer does not tell how long."""
-        return self.cache_creation or CacheWritten(ephemeral_5m_input_tokens=self.cache_creation_input_tokens or 0)
+        told, written = self.cache_creation or CacheWritten(), self.cache_creation_input_tokens or 0
+        short = max(written - told.ephemeral_1h_input_tokens, told.ephemeral_5m_input_tokens)
+        return told.model_copy(update={"ephemeral_5m_input_tokens": short})
 
     @property
     def prompt(self) -> int:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from functions.common import aws
 from functions.common.errors import BadInput
 from functions.common.settings import AccessSettings
-from functions.conversation.files.documents import session_prefix
+from functions.conversation.files.documents import session_prefix, turn_prefix
 
 SECONDS = 1500
 """How long the credentials of a run live: five minutes to be started, 15 to work, and some to spare."""
@@ -27,16 +27,29 @@ SECONDS = 1500
 PIECE = 4096
 
 
-def session_policy(partition: str, bucket: str, session_id: str) -> dict[str, Any]:
-    """The session policy: the objects of one session and their names, nothing else."""
+WRITTEN = ("manifests", "transcript", "trees", "blobs")
+"""Folders of a session that a turn adds to, beside its own."""
+
+
+def session_policy(partition: str, bucket: str, session_id: str, turn_id: str) -> dict[str, Any]:
+    """The session policy: read the objects of one session and their names, write what this turn makes."""
     folder = session_prefix(session_id)
+    objects = f"arn:{partition}:s3:::{bucket}/"
     return {
         "Version": "2012-10-17",
         "Statement": [
             {
                 "Effect": "Allow",
-                "Action": ["s3:GetObject", "s3:PutObject"],
-                "Resource": f"arn:{partition}:s3:::{bucket}/{folder}*",
+                "Action": "s3:GetObject",
+                "Resource": f"{objects}{folder}*",
+            },
+            {
+                "Effect": "Allow",
+                "Action": "s3:PutObject",
+                "Resource": [
+                    f"{objects}{turn_prefix(session_id, turn_id)}*",
+                    *(f"{objects}{folder}{name}/*" for name in WRITTEN),
+                ],
             },
             {
                 "Effect": "Allow",
@@ -54,7 +67,7 @@ def seal(settings: AccessSettings, session_id: str, turn_id: str) -> str:
     taken = aws.sts().assume_role(
         RoleArn=settings.session_role_arn,
         RoleSessionName=session_id,
-        Policy=json.dumps(session_policy(partition, settings.bucket, session_id)),
+        Policy=json.dumps(session_policy(partition, settings.bucket, session_id, turn_id)),
         DurationSeconds=SECONDS,
     )
     plain = aws.Credentials.model_validate(taken["Credentials"]).model_dump_json(by_alias=True).encode()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from functions.common import aws
 from functions.common.errors import BudgetReserved, BudgetSpent, StepgramError
 from functions.common.observability import logger
-from functions.common.settings import BudgetSettings
+from functions.common.settings import BudgetSettings, ReserveSettings
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -37,6 +37,8 @@ KEPT_SECONDS = 400 * 86_400
 
 LEAST = Decimal("0.01")
 """With less than a cent no run is begun, in US dollars."""
+
+BEYOND_USD = 1.0
 
 MODEL_COST, MODEL_TURNS = "cost ", "turns "
 """What the names of the sums of one model begin with."""
@@ -96,6 +98,14 @@ def grant(budgets: Sequence[Spent], wanted: Decimal) -> Decimal:
     return min(wanted, *(budget.left for budget in budgets))
 
 
+def at_most(granted_usd: float, runs: int = 1) -> float:
+    """What runs that were granted so much can have cost, in US dollars: an answer that had begun may pass the budget by
+    as much again, or by `BEYOND_USD`; then it is cut off in its middle (`agent/model/spending.py`), and more is never
+    counted (`ledger.py`). Nothing was granted, nothing can be spent.
+    """
+    return granted_usd + max(granted_usd, BEYOND_USD * runs) if granted_usd > 0 else 0.0
+
+
 def dollars(amount: float) -> Decimal:
     """An amount in whole millionths of a dollar, as all amounts are kept."""
     return Decimal(str(amount)).quantize(MILLIONTH, ROUND_DOWN)
@@ -142,6 +152,11 @@ def limits_of(settings: BudgetSettings) -> Limits:
         ("all", "day"): settings.daily_usd,
         ("all", "month"): settings.monthly_usd,
     }
+
+
+def granted_unlimited(settings: ReserveSettings) -> float:
+    """What a run of a stack without limits is granted as it begins, in US dollars; 0 where there are limits."""
+    return 0.0 if any(limits_of(settings).values()) else settings.max_budget_usd
 
 
 def sums(table: str, dynamodb: DynamoDBClient, keys: list[tuple[str, str]]) -> dict[tuple[str, str], float]:

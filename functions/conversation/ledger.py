@@ -1,6 +1,6 @@
 """Reserves what the runs of turns may spend, and counts what they have cost, in the sums of `budget.py`.
 
-    pk = "spend",     sk = "reserved#<session_key>#<turn_id>"     id, usd, day, at (seconds since 1970), ttl
+    pk = "spend",     sk = "reserved#<session_key>#<turn_id>"     id, run, usd, day, at (seconds since 1970), ttl
     pk = session_key, sk = "turn#<id>"                            "spent <run>": what is counted of each of its runs;
                                                                   granted_usd so far; ledger: grows with each change
 
@@ -9,9 +9,10 @@ step comes next puts what was spent in its place, once, in the sums of the day o
 reservation at most. One that nobody settled within an hour is settled by the first run that finds too little left.
 
 Money is counted when it is spent, not when an answer is committed: each run of the agent leaves a record of its cost in
-the turn's folder, however it ends. It is the agent's own word, so it is bounded on both sides: a turn counts `CLAIMED`
-times what it was granted at most; one that handed in a result, or whose run worked for long, and which recorded nothing
-counts as what was reserved for it, unless a person stopped it.
+the turn's folder, under the number that trusted code gave it (`runs.py`), however it ends. It is the agent's own word,
+so it is bounded on both sides: a turn counts what its grants can have cost at most (`budget.at_most`), one that was
+granted nothing counts nothing; a run that handed in a result, or worked for long, and which recorded nothing counts as
+what was reserved for it, unless a person stopped it.
 
 Sums are shared by all conversations, so transactions collide and are tried again; in the end counting gives up for now
 rather than fail a turn, and the rule on ended Turns counts again.
@@ -19,8 +20,6 @@ rather than fail a turn, and the rule on ended Turns counts again.
 
 from __future__ import annotations
 
-import random
-import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Self
 from botocore.exceptions import ClientError
 
 from functions.common import aws
-from functions.common.errors import AwsUnavailable, BudgetReserved, SnapshotMissing, StepgramError
+from functions.common.errors import BudgetReserved, ResultRefused, SnapshotMissing, StepgramError
 from functions.common.models import known
 from functions.common.observability import logger, measure
 from functions.common.settings import LedgerSettings, ReserveSettings
@@ -41,6 +40,7 @@ from functions.conversation.budget import (
     MODEL_TURNS,
     Limits,
     amount,
+    at_most,
     budgets_of,
     dollars,
     expiry,
@@ -50,7 +50,7 @@ from functions.conversation.budget import (
     number,
     session_sort_key,
 )
-from functions.conversation.files.documents import RunCost, costs_prefix
+from functions.conversation.files.documents import RunCost, cost_key
 from functions.conversation.files.snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ SPENT = "spent "
 """What the names of a turn's counted runs begin with."""
 
 UNRECORDED = "unrecorded"
-"""The run, and the model, of what is counted of a turn that recorded nothing."""
+"""The model of what is counted of a run that recorded nothing."""
 
 RUNS, CHANGES = 100, 20
-"""Records of costs that are read of one turn, and runs that one transaction counts, at most: an expression has 4 KB at
-most (DynamoDB quotas)."""
+"""Of one turn, the last runs whose records are read, and those that one transaction counts, at most: an expression has
+4 KB at most (DynamoDB quotas)."""
 
 RESERVED = "reserved#"
 STALE_SECONDS = 3600
@@ -72,9 +72,6 @@ STALE_SECONDS = 3600
 
 WORKED_SECONDS = 120
 """A claimed run that was gone for so long did not die as it started."""
-
-CLAIMED = 2
-"""The CLI ends a run after the request that passed its budget, so more than was granted may be true; not any sum."""
 
 COUNTING_SECONDS = 15.0
 """How long counting is tried while others count, too."""
@@ -88,9 +85,10 @@ MET = frozenset({"None", "ConditionalCheckFailed", "TransactionConflict"})
 
 @dataclass(frozen=True)
 class Reservation:
-    """Reserved for a turn's run since `at` (seconds since 1970), in the sums of the `day` (ISO) and its month."""
+    """Reserved for a `run` of a turn since `at` (seconds since 1970), in the sums of the `day` (ISO) and its month."""
 
     id: str
+    run: int
     usd: Decimal
     day: str
     at: int
@@ -119,20 +117,6 @@ class Change:
         return sum(self.counted.values(), Decimal())
 
 
-class Collisions:
-    """Waits between the tries of a transaction that others collide with."""
-
-    def __init__(self) -> None:
-        self._end, self._pause = time.monotonic() + COUNTING_SECONDS, 0.05
-
-    def wait(self) -> None:
-        """Before the next try. Raises AwsUnavailable when they were too many."""
-        if time.monotonic() > self._end:
-            raise AwsUnavailable("the sums of costs were written all the time")
-        time.sleep(random.uniform(0, self._pause))
-        self._pause = min(2 * self._pause, 1.0)
-
-
 class Ledger:
     """Reserves what the runs of turns may spend, and counts what they have cost."""
 
@@ -146,15 +130,15 @@ class Ledger:
         """The ledger of the stack."""
         return cls(settings.table, aws.dynamodb(), Snapshots(settings.bucket, aws.s3()))
 
-    def reserve(self, session_key: str, turn_id: str, wanted_usd: float, limits: Limits) -> float:
-        """Take what the turn's next run may spend off what is left of all budgets; returns how much that is, in US
-        dollars.
+    def reserve(self, session_key: str, turn_id: str, run: int, wanted_usd: float, limits: Limits) -> float:
+        """Take what the turn's run of this number may spend off what is left of all budgets; returns how much that is,
+        in US dollars.
 
         What an earlier run of the turn had is settled first, so a call that comes again reserves nothing twice. A turn
         whose answer is committed gets nothing: it asks the model nothing.
         Raises BudgetSpent, BudgetReserved, or AwsUnavailable when others reserve or count all the time.
         """
-        wanted, collisions = max(dollars(wanted_usd), LEAST), Collisions()
+        wanted, collisions = max(dollars(wanted_usd), LEAST), aws.Collisions(COUNTING_SECONDS, "the sums of costs were")
         while True:
             if self._settled(session_key, turn_id)[1]:
                 return 0.0
@@ -165,7 +149,7 @@ class Ledger:
                 if not self._settle_forgotten(now):
                     raise
                 continue
-            if self._take(session_key, turn_id, granted, limits, now):
+            if self._take(session_key, turn_id, run, granted, limits, now):
                 return float(granted)
             collisions.wait()
 
@@ -177,7 +161,7 @@ class Ledger:
 
     def _settled(self, session_key: str, turn_id: str, answered: bool = False) -> tuple[float, bool]:
         """The same, and whether the turn's answer was committed by then."""
-        collisions = Collisions()
+        collisions = aws.Collisions(COUNTING_SECONDS, "the sums of costs were")
         while True:
             change = self._change(session_key, turn_id, answered)
             settled = float(change.total), "version" in change.item
@@ -193,35 +177,42 @@ class Ledger:
         found, item = aws.items(self._dynamodb, self._table, keys)
         reservation = _reservation(found) if found else None
         granted = amount(item, "granted_usd") + (reservation.usd if reservation else 0)
+        begun = int(item["runs"]["N"]) if "runs" in item else 0
+        most = dollars(at_most(float(granted), begun))
         counted, models = _runs(item), dict[str, Decimal]()
-        costs = self._costs(item["session_id"]["S"], turn_id) if "session_id" in item else []
         changes = 0
-        for cost in costs:
-            had = counted.get(cost.run, Decimal())
-            room = CLAIMED * granted - sum(counted.values()) if granted else Decimal("Infinity")
-            new = max(min(dollars(cost.cost_usd) - had, room), Decimal())
-            if cost.run in counted and not new:
+        for run in range(max(1, begun - RUNS + 1), begun + 1):
+            cost = self._cost(item, turn_id, run)
+            had = counted.get(str(run), Decimal())
+            name, said = (cost.model, dollars(cost.cost_usd)) if cost else (UNRECORDED, Decimal())
+            is_paid = reservation is not None and run == reservation.run and _has_cost(item, reservation, answered)
+            if reservation and is_paid and not said and not had:
+                logger.error("a run recorded no cost, all that was reserved counts", turn_id=turn_id, run=run)
+                name, said = UNRECORDED, reservation.usd
+            new = max(min(said - had, most - sum(counted.values())), Decimal())
+            if not new and (str(run) in counted or cost is None):
                 continue
             if changes == CHANGES:
                 return Change(item, None, counted, models, whole=False)
             changes += 1
-            counted[cost.run] = had + new
-            model = known().named(cost.model)
-            name = model.anthropic if model else OTHER
+            counted[str(run)] = had + new
+            model = known().named(name)
+            name = model.anthropic if model else name if name == UNRECORDED else OTHER
             models[name] = models.get(name, Decimal()) + new
-        if reservation and not sum(counted.values()) and _has_cost(item, reservation, answered):
-            logger.error("nothing is recorded of the turn's cost, all that was reserved counts", turn_id=turn_id)
-            counted[UNRECORDED] = models[UNRECORDED] = reservation.usd
         return Change(item, reservation, counted, models)
 
-    def _costs(self, session_id: str, turn_id: str) -> list[RunCost]:
-        found = []
-        for key in self._snapshots.keys(costs_prefix(session_id, turn_id))[:RUNS]:
-            try:
-                found.append(self._snapshots.read(key, RunCost))
-            except SnapshotMissing as error:
-                logger.error("a record of costs is none", key=key, cause=str(error))
-        return found
+    def _cost(self, item: dict[str, Any], turn_id: str, run: int) -> RunCost | None:
+        """What a run recorded; None: nothing, or nothing that is a record."""
+        if "session_id" not in item:
+            return None
+        key = cost_key(item["session_id"]["S"], turn_id, run)
+        try:
+            return self._snapshots.read(key, RunCost)
+        except ResultRefused as error:
+            logger.error("a record of costs is none", key=key, cause=str(error))
+        except SnapshotMissing:  # the run never asked the model
+            pass
+        return None
 
     def _count(self, session_key: str, turn_id: str, change: Change) -> bool:
         """Write the change, in one transaction; False when others wrote meanwhile."""
@@ -291,11 +282,17 @@ class Ledger:
             }
         }
 
-    def _take(self, session_key: str, turn_id: str, granted: Decimal, limits: Limits, now: datetime) -> bool:
+    def _take(self, session_key: str, turn_id: str, run: int, granted: Decimal, limits: Limits, now: datetime) -> bool:
         """Write the reservation; False when less is left than was read, or others wrote meanwhile."""
         seconds, taken = int(now.timestamp()), {":taken": number(granted)}
         item = {"id": {"S": uuid.uuid4().hex}, "usd": taken[":taken"], "day": {"S": f"{now:%Y-%m-%d}"}}
-        item |= {"at": {"N": str(seconds)}, "turn": {"S": turn_id}, "chat": {"S": session_key}, "ttl": expiry(now)}
+        item |= {
+            "run": {"N": str(run)},
+            "at": {"N": str(seconds)},
+            "turn": {"S": turn_id},
+            "chat": {"S": session_key},
+            "ttl": expiry(now),
+        }
         writes: list[Any] = [{"Put": {
             "TableName": self._table,
             "Item": {**aws.item_key(ALL, _reserved(session_key, turn_id)), **item},
@@ -347,15 +344,15 @@ class Ledger:
         return True
 
 
-def reserve(settings: ReserveSettings, session_key: str, turn_id: str, wanted_usd: float) -> float:
-    """Take what a turn's next run may spend off what is left, before it starts; returns how much, in US dollars.
+def reserve(settings: ReserveSettings, session_key: str, turn_id: str, run: int, wanted_usd: float) -> float:
+    """Take what a turn's run may spend off what is left, before it starts; returns how much, in US dollars.
 
-    Without limits nothing is written. Raises BudgetSpent, BudgetReserved, AwsUnavailable.
+    Without limits nothing is written (`granted_unlimited`). Raises BudgetSpent, BudgetReserved, AwsUnavailable.
     """
     limits = limits_of(settings)
     if not any(limits.values()):
         return wanted_usd
-    return Ledger.of(settings).reserve(session_key, turn_id, wanted_usd, limits)
+    return Ledger.of(settings).reserve(session_key, turn_id, run, wanted_usd, limits)
 
 
 def settle(settings: LedgerSettings, session_key: str, turn_id: str, answered: bool = False) -> float:
@@ -387,7 +384,8 @@ def _reserved(session_key: str, turn_id: str) -> str:
 
 
 def _reservation(item: dict[str, Any]) -> Reservation:
-    return Reservation(item["id"]["S"], Decimal(item["usd"]["N"]), item["day"]["S"], int(item["at"]["N"]))
+    run = int(item["run"]["N"]) if "run" in item else 0  # one from before runs were told apart
+    return Reservation(item["id"]["S"], run, Decimal(item["usd"]["N"]), item["day"]["S"], int(item["at"]["N"]))
 
 
 def _runs(item: dict[str, Any]) -> dict[str, Decimal]:

@@ -72,17 +72,27 @@ class RunTable:
         self._table = table
         self._dynamodb = dynamodb
 
-    def begin(self, session_key: str, turn_id: str, attempt: int, sequence: str, token: str) -> Running:
+    def begin(
+        self, session_key: str, turn_id: str, attempt: int, sequence: str, token: str, granted_usd: float = 0.0
+    ) -> Running:
         """A new run; number 0 when a later try of the state has begun one already.
 
         `attempt` is the execution's redrive count; `sequence` orders the tries of the state. What ran before is over.
+        `granted_usd` is what it is granted beside what is reserved for it (`ledger.py`).
         """
         return self._change(
             session_key,
             turn_id,
-            "SET run_sequence = :s, run_attempt = :a, run_token = :t ADD runs :one REMOVE run_claim, run_ended",
+            "SET run_sequence = :s, run_attempt = :a, run_token = :t ADD runs :one, granted_usd :granted "
+            "REMOVE run_claim, run_ended",
             "attribute_not_exists(run_sequence) OR run_sequence < :s",
-            {":s": {"S": sequence}, ":a": {"N": str(attempt)}, ":t": {"S": token}, ":one": {"N": "1"}},
+            {
+                ":s": {"S": sequence},
+                ":a": {"N": str(attempt)},
+                ":t": {"S": token},
+                ":one": {"N": "1"},
+                ":granted": {"N": f"{granted_usd:.6f}"},
+            },
         )
 
     def claim(self, session_key: str, turn_id: str, number: int, delivery: str) -> Running:

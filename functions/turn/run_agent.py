@@ -23,6 +23,7 @@ from functions.common.observability import StepRequest, logger, step
 from functions.common.settings import AccessSettings, ModelSettings, ReserveSettings
 from functions.conversation.access import SECONDS, seal
 from functions.conversation.approvals import Decision
+from functions.conversation.budget import granted_unlimited
 from functions.conversation.files.documents import Expected, InboxFile, RunResult, RunSummary, result_key
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.ledger import reserve, settle
@@ -103,11 +104,13 @@ class Result(BaseModel):
 
 
 class Event(BaseModel):
-    """What the agent's function is given. `attempt` is the execution's redrive count, `budget_usd` is for this run."""
+    """What the agent's function is given: the `run`'s number in its turn, the redrive count (`attempt`), and what
+    this run may spend (`budget_usd`)."""
 
     turn_id: str
     session_key: str
     state: str
+    run: int
     attempt: int
     budget_usd: float
     text: str
@@ -124,7 +127,9 @@ def handler(request: Request) -> Result:
     request.lock.check(request.attempt)
     settings, session = RunAgentSettings.load(), request.session
     runs, answers = RunTable(settings.table, aws.dynamodb()), Answers(aws.step_functions())
-    begun = runs.begin(request.session_key, request.turn_id, request.attempt, request.sequence, request.token)
+    keys = request.session_key, request.turn_id
+    granted = granted_unlimited(settings)
+    begun = runs.begin(*keys, request.attempt, request.sequence, request.token, granted)
     number, is_stopped = begun.number, begun.stop >= request.attempt
     if not number:
         logger.info("a later try of this state came first")
@@ -137,7 +142,7 @@ def handler(request: Request) -> Result:
     spent = settle(settings, request.session_key, request.turn_id) if number > 1 else 0.0
     wanted = settings.max_budget_usd - spent
     # One that is to stop asks the model nothing, and waits for no budget.
-    budget = 0.0 if is_stopped else reserve(settings, request.session_key, request.turn_id, wanted)
+    budget = 0.0 if is_stopped else reserve(settings, *keys, number, wanted)
     known_of = session.model_dump(include={"session_id", "part", "version", "manifest", "going_on"})
     seat = Seat(number=number, budget_usd=spent + budget, models=frozenset(settings.models), **known_of)
     ticket = Ticket(
@@ -153,6 +158,7 @@ def handler(request: Request) -> Result:
         turn_id=request.turn_id,
         session_key=request.session_key,
         state=request.state,
+        run=number,
         attempt=request.attempt,
         budget_usd=budget,
         text=request.message.text,

@@ -47,7 +47,7 @@ def overhead(stack: EmbeddedStack, runs: int) -> list[Figure]:
     with patch.object(upstream, "secret", lambda _: KEYS):
         endpoint = Endpoint(settings, frozenset({settings.model}))
         snapshots = Snapshots(settings.bucket, client("s3", stack.addresses.aws))
-        with endpoint.serving(Spending(snapshots, "bench", "bench", settings.model)):
+        with endpoint.serving(Spending(snapshots, "bench", "bench", 1, settings.model)):
             for _ in range(runs):
                 direct.append(first_byte(str(settings.base_url), settings.model, body))
                 through.append(first_byte(endpoint.url, settings.model, body))

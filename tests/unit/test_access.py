@@ -69,11 +69,15 @@ def refused(call: Callable[[], Any]) -> str:
 
 
 def test_the_session_policy_names_one_folder() -> None:
-    assert access.session_policy("aws", "bucket", MINE)["Statement"] == [
+    own = f"arn:aws:s3:::bucket/sessions/{MINE}/"
+    assert access.session_policy("aws", "bucket", MINE, "turn-1")["Statement"] == [
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{own}*"},
         {
             "Effect": "Allow",
-            "Action": ["s3:GetObject", "s3:PutObject"],
-            "Resource": f"arn:aws:s3:::bucket/sessions/{MINE}/*",
+            "Action": "s3:PutObject",
+            "Resource": [
+                f"{own}{folder}/*" for folder in ("turns/turn-1", "manifests", "transcript", "trees", "blobs")
+            ],
         },
         {
             "Effect": "Allow",
@@ -91,11 +95,13 @@ def test_with_its_credentials_the_agent_reaches_its_own_session_only(
     found = access.unseal(sealed, MINE, "turn-1")
     s3 = signed_by(agent, "s3", found.key_id, found)
 
-    s3.put_object(Bucket=bucket_name, Key=f"sessions/{MINE}/a", Body=b"mine")
+    s3.put_object(Bucket=bucket_name, Key=f"sessions/{MINE}/blobs/a", Body=b"mine")
     listed = s3.list_objects_v2(Bucket=bucket_name, Prefix=f"sessions/{MINE}/")["Contents"]
 
-    assert s3.get_object(Bucket=bucket_name, Key=f"sessions/{MINE}/a")["Body"].read() == b"mine"
-    assert [item["Key"] for item in listed] == [f"sessions/{MINE}/a"]
+    assert s3.get_object(Bucket=bucket_name, Key=f"sessions/{MINE}/blobs/a")["Body"].read() == b"mine"
+    assert [item["Key"] for item in listed] == [f"sessions/{MINE}/blobs/a"]
+    next_turn = f"sessions/{MINE}/turns/turn-2/costs/1.json"
+    assert refused(lambda: s3.put_object(Bucket=bucket_name, Key=next_turn, Body=b"{}")) == "AccessDenied"
     theirs = f"sessions/{THEIRS}/secret"
     assert refused(lambda: s3.get_object(Bucket=bucket_name, Key=theirs)) == "AccessDenied"
     assert refused(lambda: s3.put_object(Bucket=bucket_name, Key=theirs, Body=b"x")) == "AccessDenied"
@@ -103,7 +109,7 @@ def test_with_its_credentials_the_agent_reaches_its_own_session_only(
     assert refused(lambda: s3.list_objects_v2(Bucket=bucket_name, Prefix=f"sessions/{THEIRS}/")) == "AccessDenied"
     assert refused(lambda: s3.list_objects_v2(Bucket=bucket_name)) == "AccessDenied"
     source = {"Bucket": bucket_name, "Key": theirs}
-    copy = {"Bucket": bucket_name, "Key": f"sessions/{MINE}/stolen", "CopySource": source}
+    copy = {"Bucket": bucket_name, "Key": f"sessions/{MINE}/blobs/stolen", "CopySource": source}
     assert refused(lambda: s3.copy_object(**copy)) == "AccessDenied"
     missing = refused(lambda: s3.get_object(Bucket=bucket_name, Key=f"sessions/{MINE}/none"))
     assert missing == "AccessDenied", "who may not list the bucket is not told what is missing"

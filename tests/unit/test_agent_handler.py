@@ -19,7 +19,7 @@ def test_a_run_that_is_given_up_while_its_work_is_kept_writes_no_result(
     written: list[str] = []
     result = SimpleNamespace(summary=SimpleNamespace(result="result.json"))
     request: Any = SimpleNamespace(
-        access="", turn_id="t", session=SimpleNamespace(session_id="s", part=0, manifest=None, going_on=None)
+        access="", turn_id="t", run=1, session=SimpleNamespace(session_id="s", part=0, manifest=None, going_on=None)
     )
 
     def staged(*given: Any) -> Any:

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent
+from functions.common.errors import AwsUnavailable, BudgetReserved, BudgetSpent, SnapshotMissing
 from functions.common.settings import ReserveSettings
 from functions.conversation import budget, ledger
 from functions.conversation.budget import ALL, Limits, Spent, grant
-from functions.conversation.files.documents import RunCost
+from functions.conversation.files.documents import RunCost, cost_key
 from functions.conversation.ledger import Ledger
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
@@ -38,12 +38,11 @@ class Records:
         self.costs: dict[str, RunCost] = {}
 
     def say(self, turn: str, run: int, cost_usd: float, model: str = OPUS) -> None:
-        self.costs[f"sessions/s/turns/{turn}/costs/{run}"] = RunCost(run=f"{run:012x}", model=model, cost_usd=cost_usd)
-
-    def keys(self, prefix: str) -> list[str]:
-        return [key for key in self.costs if key.startswith(prefix)]
+        self.costs[cost_key("s", turn, run)] = RunCost(model=model, cost_usd=cost_usd)
 
     def read(self, key: str, model: Any) -> RunCost:
+        if key not in self.costs:
+            raise SnapshotMissing(key)
         return self.costs[key]
 
 
@@ -96,6 +95,21 @@ class Books:
         key = {"pk": {"S": chat}, "sk": {"S": f"turn#{turn}"}}
         self._dynamodb.put_item(TableName=self.table, Item={**key, "session_id": {"S": "s"}, **more})
 
+    def begin(self, chat: str, turn: str, wanted: float, limits: Limits) -> float:
+        """A run of the turn begins, and wants to spend so much."""
+        return self.ledger.reserve(chat, turn, self.number(chat, turn), wanted, limits)
+
+    def number(self, chat: str, turn: str) -> int:
+        """A run of the turn begins; its number."""
+        answer = self._dynamodb.update_item(
+            TableName=self.table,
+            Key={"pk": {"S": chat}, "sk": {"S": f"turn#{turn}"}},
+            UpdateExpression="ADD runs :one",
+            ExpressionAttributeValues={":one": {"N": "1"}},
+            ReturnValues="ALL_NEW",
+        )
+        return int(answer["Attributes"]["runs"]["N"])
+
     def items(self, prefix: str = "") -> list[dict[str, Any]]:
         """All there is of a kind."""
         found = self._dynamodb.scan(TableName=self.table)["Items"]
@@ -139,12 +153,13 @@ class Money(RuleBasedStateMachine):
         self.books = Books(self.dynamodb)
         self.granted: dict[str, Decimal] = {}
         self.turns: list[str] = []
-        self.runs = itertools.count()
+        self.runs: dict[str, int] = {}
 
     def _reserve(self, turn: str, wanted: float) -> None:
         self.granted.pop(turn, None)
         try:
-            granted = self.books.ledger.reserve(self._chat(turn), turn, wanted, self.LIMITS)
+            self.runs[turn] = self.books.number(self._chat(turn), turn)
+            granted = self.books.ledger.reserve(self._chat(turn), turn, self.runs[turn], wanted, self.LIMITS)
         except (BudgetSpent, BudgetReserved):
             return
         self.granted[turn] = Decimal(str(granted))
@@ -167,7 +182,7 @@ class Money(RuleBasedStateMachine):
                 self._reserve(turn, wanted)
             elif kind == "spend" and turn in self.granted:
                 share = (Decimal(0), Decimal("0.3"), Decimal(1))[choice % 3]
-                self.books.records.say(turn, next(self.runs), float(self.granted.pop(turn) * share))
+                self.books.records.say(turn, self.runs[turn], float(self.granted.pop(turn) * share))
             elif kind == "settle":
                 self.granted.pop(turn, None)
                 self.books.ledger.settle(self._chat(turn), turn)
@@ -235,13 +250,14 @@ def test_two_calls_for_one_turn_meet_anywhere(books: Books, held: bool, first: s
     for at in range(12):
         chat, turn = f"{at}:0", f"c{at}-t0-u1"
         what: dict[str, Callable[[], Any]] = {
-            "reserve": partial(books.ledger.reserve, chat, turn, 0.2, limits),
+            "reserve": partial(books.ledger.reserve, chat, turn, 2, 0.2, limits),
             "settle": partial(books.ledger.settle, chat, turn),
         }
-        books.turn(chat, turn)
+        books.turn(chat, turn, granted_usd={"N": "0" if held else "0.1"})
+        run = books.number(chat, turn)
         if held:
-            books.ledger.reserve(chat, turn, 0.1, limits)
-        books.records.say(turn, 1, 0.05)
+            books.ledger.reserve(chat, turn, run, 0.1, limits)
+        books.records.say(turn, run, 0.05)
         books.calls.until, books.calls.then = at, what[second]
         what[first]()
         books.calls.until = None
@@ -259,7 +275,7 @@ def test_twenty_chats_at_once_do_not_spend_what_is_left_many_times(books: Books)
 
     def begin(place: tuple[str, str]) -> str:
         try:
-            return f"{books.ledger.reserve(*place, 0.4, limits):.2f}"
+            return f"{books.begin(*place, 0.4, limits):.2f}"
         except (BudgetReserved, BudgetSpent) as error:
             return type(error).__name__
 
@@ -290,12 +306,12 @@ def test_without_limits_nothing_is_read_or_written() -> None:
         table="none", bucket="none", daily_usd=0, monthly_usd=0, chat_daily_usd=0, chat_monthly_usd=0
     )
 
-    assert ledger.reserve(none, CHAT, TURN, 5.0) == 5.0
+    assert ledger.reserve(none, CHAT, TURN, 1, 5.0) == 5.0
 
 
 def reserve(books: Books, wanted: float = 0.5, **item: Any) -> float:
     books.turn(CHAT, TURN, **item)
-    return books.ledger.reserve(CHAT, TURN, wanted, {**NO_LIMITS, ("all", "day"): 1.0})
+    return books.begin(CHAT, TURN, wanted, {**NO_LIMITS, ("all", "day"): 1.0})
 
 
 def test_a_run_that_comes_again_reserves_once(books: Books) -> None:
@@ -360,7 +376,7 @@ def test_a_lie_fills_no_budget_of_others(books: Books) -> None:
 
     books.ledger.settle(CHAT, TURN)
 
-    assert books.spent() == Decimal("1.0")
+    assert books.spent() == Decimal("1.5")
     assert books.reserved() == {}
     models = {name for item in books.items("spend#20") for name in item if name.startswith("cost ")}
     assert models == {"cost other"}
@@ -377,13 +393,13 @@ def test_the_model_is_called_by_its_own_name(books: Books) -> None:
 def test_a_forgotten_reservation_is_settled_by_who_finds_too_little_left(books: Books) -> None:
     """Its turn died, and the rule on ended Turns never heard of it."""
     books.turn("6:0", "c6-t0-u1")
-    books.ledger.reserve("6:0", "c6-t0-u1", 0.9, {**NO_LIMITS, ("all", "month"): 1.0})
+    books.begin("6:0", "c6-t0-u1", 0.9, {**NO_LIMITS, ("all", "month"): 1.0})
     books.records.say("c6-t0-u1", 1, 0.2)
     with pytest.raises(BudgetReserved):
-        books.ledger.reserve(CHAT, TURN, 0.5, {**NO_LIMITS, ("all", "month"): 1.0})
+        books.begin(CHAT, TURN, 0.5, {**NO_LIMITS, ("all", "month"): 1.0})
     Clock.ahead = timedelta(seconds=ledger.STALE_SECONDS + 1)
 
-    assert books.ledger.reserve(CHAT, TURN, 0.5, {**NO_LIMITS, ("all", "month"): 1.0}) == 0.5
+    assert books.begin(CHAT, TURN, 0.5, {**NO_LIMITS, ("all", "month"): 1.0}) == 0.5
     assert books.reserved() == {TURN: Decimal("0.5")}
     assert books.spent() == Decimal("0.2")
 
@@ -399,7 +415,7 @@ def test_a_sum_of_before_there_were_reservations_counts(books: Books) -> None:
     assert reserve(books) == 0.2
     books.turn("6:0", "c6-t0-u1")
     with pytest.raises(BudgetReserved):
-        books.ledger.reserve("6:0", "c6-t0-u1", 0.5, {**NO_LIMITS, ("all", "day"): 1.0})
+        books.begin("6:0", "c6-t0-u1", 0.5, {**NO_LIMITS, ("all", "day"): 1.0})
 
 
 @given(spent=st.floats(0, 3), limit=st.floats(0, 3), held=st.floats(0, 3), wanted=st.decimals("0.01", 5, places=6))
@@ -423,3 +439,46 @@ def test_a_busy_ledger_gives_up_in_time(books: Books, monkeypatch: pytest.Monkey
         reserve(books)
 
     assert time.monotonic() - began < 5
+
+
+def test_what_was_granted_nothing_has_cost_nothing(books: Books) -> None:
+    """The agent of an earlier turn knows the next ones' names."""
+    for run in range(1, 100):
+        books.records.say(TURN, run, 10_000)
+
+    assert reserve(books) == 0.5
+    assert books.spent() == 0
+    assert books.ledger.settle(CHAT, "c5-t0-u2") == 0.0
+    books.turn("6:0", "c6-t0-u1")
+    assert books.begin("6:0", "c6-t0-u1", 0.5, {**NO_LIMITS, ("all", "day"): 1.0}) == 0.5
+
+
+def test_records_that_nobody_numbered_hide_none(books: Books) -> None:
+    reserve(books)
+    for name in range(150):
+        books.records.costs[f"sessions/s/turns/{TURN}/costs/!{name}.json"] = RunCost(model=OPUS, cost_usd=0)
+    books.records.say(TURN, 1, 0.4)
+
+    assert books.ledger.settle(CHAT, TURN) == 0.4
+
+
+def test_a_run_that_recorded_nothing_counts_beside_one_that_did_and_not_twice(books: Books) -> None:
+    """The second run answered and recorded nothing; its true record comes late."""
+    reserve(books)
+    books.records.say(TURN, 1, 0.000001)
+    books.ledger.settle(CHAT, TURN)
+    books.begin(CHAT, TURN, 0.3, {**NO_LIMITS, ("all", "day"): 1.0})
+
+    assert books.ledger.settle(CHAT, TURN, answered=True) == 0.300001
+    books.records.say(TURN, 2, 0.29)
+    assert books.ledger.settle(CHAT, TURN) == 0.300001
+    books.records.say(TURN, 2, 0.35)
+    assert books.ledger.settle(CHAT, TURN) == 0.350001
+    assert books.spent() == Decimal("0.350001")
+
+
+def test_what_an_answer_can_cost_beyond_a_small_budget_is_counted(books: Books) -> None:
+    reserve(books, 0.1)
+    books.records.say(TURN, 1, 1.05)
+
+    assert books.ledger.settle(CHAT, TURN) == 1.05

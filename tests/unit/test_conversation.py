@@ -227,7 +227,7 @@ REFUSED = result(is_error=True, terminal_reason="api_error", api_error_status=40
 
 
 def spending(refused: bool = False, cost_usd: float = 0.0, budget_usd: float = 1.0) -> Spending:
-    made = Spending(None, "s", "t", "m")  # type: ignore[arg-type]
+    made = Spending(None, "s", "t", 1, "m")  # type: ignore[arg-type]
     made._requests["request"] = Spent(cost_usd)
     made.refused, made.budget_usd = refused, budget_usd
     return made

@@ -281,7 +281,7 @@ def test_a_container_that_cannot_be_cleaned_ends(monkeypatch: pytest.MonkeyPatch
     }  # fmt: skip
     event = {
         "turn_id": "t", "session_key": "1:0", "state": "RunAgent", "text": "hello", "session": session,
-        "attempt": 0, "budget_usd": 1, "access": "", "ticket": "",
+        "run": 1, "attempt": 0, "budget_usd": 1, "access": "", "ticket": "",
     }  # fmt: skip
 
     with pytest.raises(Ended, match="1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,9 +20,10 @@ from functions.common.errors import AwsUnavailable, TelegramUnavailable
 from functions.common.settings import LedgerSettings
 from functions.conversation import budget
 from functions.conversation.budget import ALL, periods, sums
-from functions.conversation.files.documents import RunCost, costs_prefix
+from functions.conversation.files.documents import RunCost, cost_key, turn_prefix
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.ledger import RESERVED, Ledger, settle
+from functions.conversation.runs import RunTable
 from functions.conversation.sessions import SessionTable
 from functions.turn import hydrate, report_failure
 from stepgram.embedded.client import client
@@ -55,7 +57,15 @@ def ledger(stack: EmbeddedStack) -> Ledger:
 def records(stack: EmbeddedStack, session_id: str, turn: str) -> list[RunCost]:
     """What the turn's runs say they have cost."""
     snapshots = Snapshots(stack.deployment.outputs["SessionBucket"], client("s3", stack.addresses.aws))
-    return [snapshots.read(key, RunCost) for key in snapshots.keys(costs_prefix(session_id, turn))]
+    keys = snapshots.keys(f"{turn_prefix(session_id, turn)}costs/")
+    assert keys == [cost_key(session_id, turn, run) for run in range(1, len(keys) + 1)]
+    return [snapshots.read(key, RunCost) for key in keys]
+
+
+def begin_run(stack: EmbeddedStack, key: str, turn: str) -> int:
+    """A run of the turn begins, without limits; returns its number."""
+    runs = RunTable(stack.deployment.outputs["SessionTable"], client("dynamodb", stack.addresses.aws))
+    return runs.begin(key, turn, 0, f"{time.monotonic_ns():020d}", "token", 5.0).number
 
 
 def session_of(stack: EmbeddedStack, chat: int) -> str:
@@ -246,9 +256,9 @@ def test_steps_that_count_the_same_turn_at_once_count_it_once(stack: EmbeddedSta
     turns = [(f"{chat}:{thread}", f"c{chat}-t{thread}-u1", f"session-{chat}-{thread}") for thread in range(4)]
     for key, turn, session in turns:
         sessions.works_in(key, turn, session, False)
-        for run in range(3):
-            cost = RunCost(run=f"{run:012x}", model="m", cost_usd=0.01)
-            snapshots.write(f"{costs_prefix(session, turn)}{cost.run}.json", cost)
+        for _ in range(3):
+            run = begin_run(stack, key, turn)
+            snapshots.write(cost_key(session, turn, run), RunCost(model="m", cost_usd=0.01))
 
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda one: ledger(stack).settle(one[0], one[1]), turns * 3))
@@ -263,7 +273,7 @@ def test_what_a_run_spends_after_it_was_counted_is_counted_later(stack: Embedded
     outputs, endpoint, key = stack.deployment.outputs, stack.addresses.aws, f"{chat}:0"
     SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).works_in(key, "t", f"session-{chat}", False)
     snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
-    spending = Spending(snapshots, f"session-{chat}", "t", "m")
+    spending = Spending(snapshots, f"session-{chat}", "t", begin_run(stack, key, "t"), "m")
     for cost in (0.01, 0.05, 0.05):
         spending.told("request", Spent(cost))
         spending.keep()
@@ -272,16 +282,15 @@ def test_what_a_run_spends_after_it_was_counted_is_counted_later(stack: Embedded
     assert total(stack, key) == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("record", ["{}", "nonsense", '{"run": "0", "model": "m", "cost_usd": 1}',
-                                    '{"run": "000000000000", "model": "m", "cost_usd": -5}',
-                                    '{"run": "000000000000", "model": "m", "cost_usd": NaN}',
-                                    '{"run": "000000000000", "model": "m", "cost_usd": 1e200}',
-                                    json.dumps({"run": "0" * 12, "model": "m" * 9999, "cost_usd": 1})])  # fmt: skip
+@pytest.mark.parametrize("record", ["{}", "nonsense", '{"model": "m", "cost_usd": "much"}',
+                                    '{"model": "m", "cost_usd": -5}', '{"model": "m", "cost_usd": NaN}',
+                                    '{"model": "m", "cost_usd": 1e200}',
+                                    json.dumps({"model": "m" * 9999, "cost_usd": 1})])  # fmt: skip
 def test_a_record_that_is_none_counts_nothing_and_fails_nothing(stack: EmbeddedStack, chat: int, record: str) -> None:
     outputs, endpoint, key = stack.deployment.outputs, stack.addresses.aws, f"{chat}:0"
     SessionTable(outputs["SessionTable"], client("dynamodb", endpoint)).works_in(key, "t", f"session-{chat}", False)
     snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
-    snapshots.put(f"{costs_prefix(f'session-{chat}', 't')}x.json", record.encode())
+    snapshots.put(cost_key(f"session-{chat}", "t", begin_run(stack, key, "t")), record.encode())
 
     assert ledger(stack).settle(key, "t") == 0
     assert total(stack, key) == 0

@@ -25,10 +25,10 @@ from socketserver import ThreadingTCPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
 from functions.agent.model.metering import Form, Meter, NotCounted
-from functions.agent.model.request import HEADER_BEGINNINGS, HEADERS, Call, Refused, call, read
+from functions.agent.model.request import HEADER_BEGINNINGS, HEADERS, Call, Refused, call, check, read
 from functions.agent.model.spending import OverBudget, Spending
 from functions.agent.model.upstream import CONNECTIONS, CutOff, Upstream, break_off
 from functions.agent.settings import AgentSettings
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 BODY_BYTES = 32 * 1024 * 1024
 """The largest request the Messages API takes."""
+
+LENGTH_DIGITS = 12
 
 ANSWER_BYTES = 32 * 1024 * 1024
 """Of an answer that does not stream."""
@@ -122,16 +124,19 @@ class Endpoint:
         found = INVOKE.fullmatch(path) if self._settings.provider == "bedrock" else MESSAGES.fullmatch(path)
         if found is None:
             raise Refused(404, f"{path[:200]} is not passed on")
-        document, prompt_tokens = read(body)
+        asked = read(body)
         if self._settings.provider == "bedrock":
             model, action = self._configured(unquote(found[1])), found[2]
+            if asked.document.get("model", model) not in self._models:
+                raise Refused(400, "model: the body names another one than the path")
             form: Form = "json" if action == "invoke" else "eventstream"
             path = f"/model/{quote(model, safe=':')}/{action}"
         else:
-            model, form = self._configured(str(document.get("model"))), "sse" if document.get("stream") else "json"
+            model, form = self._configured(str(asked.document.get("model"))), "sse" if asked.streams else "json"
             if found[1]:
+                check(asked.document)
                 return Call(path, model, form)
-        return call(path, model, form, document, prompt_tokens)
+        return call(path, model, form, asked)
 
     @contextlib.contextmanager
     def passing(
@@ -142,7 +147,7 @@ class Endpoint:
         if spending is None:
             raise Refused(403, "no run is under way")
         try:
-            if not spending.begin(request, call.most_usd):
+            if not spending.begin(request, call.most_usd, can_be_cut=call.form != "json"):
                 raise Refused(429, NO_ROOM, RETRY_AFTER)
         except OverBudget as error:
             raise Refused(402, SPENT) from error
@@ -150,8 +155,10 @@ class Endpoint:
         self._clients.add(client)
         try:
             with self._places:
+                if spending.is_over:  # by those that had the places before
+                    raise Refused(402, SPENT)
                 answer = upstream.ask(call.path, {**headers, "accept-encoding": "identity"}, body)
-                unanswered_usd = call.unanswered_usd if answer.status == 200 else 0.0
+                unanswered_usd = call.unanswered_usd if answer.status < 400 else 0.0
                 streams = answer.headers.get("content-type", "").startswith("text/event-stream")
                 form: Form = call.form if call.form == "eventstream" else "sse" if streams else "json"
                 meter = Meter(form, call.model, lambda spent: spending.told(request, spent))
@@ -160,7 +167,7 @@ class Endpoint:
                 finally:
                     meter.cut_off()
                     answer.close()  # one that was read to its end has given its connection back
-        except (CutOff, ReadTimeoutError):
+        except (ProtocolError, CutOff, ReadTimeoutError):
             unanswered_usd = call.unanswered_usd
             raise
         finally:
@@ -179,9 +186,10 @@ class Endpoint:
         return bytes(answer.data)
 
     def without_secrets(self, text: bytes) -> bytes:
-        """An answer of the model's endpoint without the keys that it may quote."""
+        """An answer of the model's endpoint without the keys that it may quote, however it writes them."""
         for hidden in self._upstream.secrets:
-            text = text.replace(hidden.encode(), b"...")
+            for form in (hidden, hidden.replace("/", "\\/"), quote(hidden, safe=""), quote(hidden, safe="").lower()):
+                text = text.replace(form.encode(), b"...")
         return text
 
     def _configured(self, model: str) -> str:
@@ -202,10 +210,14 @@ class _Server(ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve it in a thread, while there are not too many."""
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread could be started
+            self._room.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """The thread."""
@@ -272,6 +284,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(502, "the model's endpoint compresses its answer, which was not asked for")
         if 300 <= answer.status < 400:
             raise Refused(502, f"the model's endpoint redirects ({answer.status}), which is not followed")
+        if answer.status < 300 and answer.status != 200:
+            raise Refused(502, f"the model's endpoint answers {answer.status}")
         if answer.status != 200 or meter.form == "json":
             whole = answer.read(ANSWER_BYTES)
             if answer.status == 200:
@@ -296,19 +310,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _sent(self) -> dict[str, str]:
         """The request's headers that are passed on, each on one line."""
-        return {
+        found = {
             name.lower(): " ".join(value.split())
             for name, value in self.headers.items()
             if name.lower() in HEADERS or name.lower().startswith(HEADER_BEGINNINGS)
         }
+        return {**found, "content-type": "application/json"}
 
     def _body(self) -> bytes:
         length = self.headers.get("content-length", "")
         if not (length.isascii() and length.isdigit()):
             raise Refused(411, "the request's length is not told")
-        if int(length) > BODY_BYTES:
-            raise Refused(413, f"{length} bytes are more than {BODY_BYTES}")
-        return self.rfile.read(int(length))
+        if len(length) > LENGTH_DIGITS or int(length) > BODY_BYTES:
+            raise Refused(413, f"{length[:LENGTH_DIGITS]} bytes are more than {BODY_BYTES}")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise Refused(400, "the body is shorter than was told")
+        return body
 
     def _begin(self, status: int, headers: dict[str, str]) -> None:
         self.close_connection = True

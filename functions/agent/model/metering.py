@@ -8,7 +8,10 @@ stream; each chunk's bytes are one event), https://platform.claude.com/docs/en/b
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
@@ -20,7 +23,16 @@ from functions.common.models import Usage, known
 Form = Literal["eventstream", "sse", "json"]
 
 CHARACTERS_A_TOKEN = 4
-"""By which an answer is reckoned until its end tells."""
+"""By which an answer is reckoned until its end tells; of other scripts than Latin's, each character counts as one."""
+
+HIDDEN_TOKENS_A_SECOND = 100
+"""By which thinking is reckoned that is not shown, until the end of the answer tells: it is billed like the rest."""
+
+NAMES = ("type", "id", "name")
+"""What of a block is no text of the model's."""
+
+LINE_END, BOM = re.compile(rb"\r\n|\n|\r(?=[^\n])"), b"\xef\xbb\xbf"
+"""A line ends with CR, LF or both; whether LF follows a CR at the end of a piece, the next piece tells."""
 
 TOLD_TOKENS = 1000
 """An answer that goes on tells what it has cost after so many more tokens."""
@@ -52,26 +64,46 @@ class Meter:
         self._model = model
         self._told = told
         self._usage: dict[str, Any] = {}
-        self._characters = 0
+        self._said_tokens = 0.0
+        self._hidden_since: float | None = None
+        self._ended = False
 
     def hear(self, data: bytes) -> None:
         """More of the answer. Raises NotCounted."""
+        self._take(self._events.take(data))
+
+    def _take(self, events: Iterator[dict[str, Any]]) -> None:
         try:
-            for event in self._events.take(data):
+            for event in events:
                 self._hear(event)
-        except (ParserError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ParserError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise NotCounted(f"{type(error).__name__}: {error}") from error
 
     def cut_off(self) -> None:
         """The answer ends here, whole or not. What was said counts where its end did not tell."""
-        self._said(1)
+        with contextlib.suppress(NotCounted):
+            self._take(self._events.rest())
+        if not self._ended and self._usage:
+            self._shown()
+            self._said(1)
 
     def _said(self, more: int) -> None:
         """Tell what was said, when that is so many tokens more than was told."""
-        said = self._characters // CHARACTERS_A_TOKEN
-        if said >= int(self._usage.get("output_tokens") or 0) + more:
-            self._usage["output_tokens"] = said
-            self._tell()
+        said = int(self._said_tokens)
+        if said >= Usage.model_validate(self._usage).output_tokens + more:
+            self._tell({**self._usage, "output_tokens": said})
+
+    def _shown(self) -> None:
+        """Thinking that was hidden until now, if there was some, took as long as this."""
+        if self._hidden_since is not None:
+            self._said_tokens += (time.monotonic() - self._hidden_since) * HIDDEN_TOKENS_A_SECOND
+            self._hidden_since = None
+
+    def _adds(self, part: dict[str, Any]) -> None:
+        """Reckon the texts of a block, or of more of it."""
+        texts = [text for name, text in part.items() if name not in NAMES and isinstance(text, str)]
+        ascii_, others = (sum(sum(c.isascii() == plain for c in text) for text in texts) for plain in (True, False))
+        self._said_tokens += ascii_ / CHARACTERS_A_TOKEN + others
 
     def _hear(self, event: dict[str, Any]) -> None:
         kind = event.get("type")
@@ -79,27 +111,40 @@ class Meter:
             self._takes(event["message"])
         elif kind == "message":
             self._takes(event)
+        elif kind == "content_block_start":
+            self._adds(event["content_block"])
+            if event["content_block"].get("type") == "thinking":
+                self._hidden_since = time.monotonic()
         elif kind == "content_block_delta":
-            texts = (text for name, text in event["delta"].items() if name != "type" and isinstance(text, str))
-            self._characters += sum(map(len, texts))
+            self._shown()
+            self._adds(event["delta"])
+            self._said(TOLD_TOKENS)
+        elif kind == "content_block_stop":
+            self._shown()
             self._said(TOLD_TOKENS)
         elif kind == "message_delta" and event.get("usage"):
-            self._usage.update({name: value for name, value in event["usage"].items() if value is not None})
-            self._tell()
+            told = {name: value for name, value in event["usage"].items() if value is not None}
+            self._tell({**self._usage, **told})
+            self._ended = True
 
     def _takes(self, message: dict[str, Any]) -> None:
         self._model = str(message.get("model") or self._model)
-        self._usage = dict(message.get("usage") or {})
-        self._tell()
+        if self._usage:
+            raise ValueError("a second answer")
+        self._tell(dict(message["usage"]))
 
-    def _tell(self) -> None:
-        usage = Usage.model_validate(self._usage)
+    def _tell(self, told: dict[str, Any]) -> None:
+        usage = Usage.model_validate(told)
+        self._usage = told
         self._told(Spent(known().cost(self._model, usage), usage.prompt, usage.output_tokens))
 
 
 class _Events(Protocol):
     def take(self, data: bytes) -> Iterator[dict[str, Any]]:
         """The events that are complete with these bytes."""
+
+    def rest(self) -> Iterator[dict[str, Any]]:
+        """Those that are complete now that no more bytes come."""
 
 
 class _Frames:
@@ -114,6 +159,9 @@ class _Frames:
             if frame.headers.get(":event-type") == "chunk":
                 yield json.loads(base64.b64decode(json.loads(frame.payload)["bytes"]))
 
+    def rest(self) -> Iterator[dict[str, Any]]:
+        return iter(())
+
 
 class _Lines:
     """Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html ."""
@@ -122,7 +170,15 @@ class _Lines:
         self._rest = b""
 
     def take(self, data: bytes) -> Iterator[dict[str, Any]]:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._rest = LINE_END.split((self._rest + data).removeprefix(BOM))
+        return self._events(lines)
+
+    def rest(self) -> Iterator[dict[str, Any]]:
+        lines, self._rest = self._rest.split(b"\r"), b""
+        return self._events(lines)
+
+    @staticmethod
+    def _events(lines: list[bytes]) -> Iterator[dict[str, Any]]:
         for line in lines:
             if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
                 yield json.loads(line[5:])
@@ -133,6 +189,9 @@ class _Whole:
 
     def take(self, data: bytes) -> Iterator[dict[str, Any]]:
         yield json.loads(data)
+
+    def rest(self) -> Iterator[dict[str, Any]]:
+        return iter(())
 
 
 FORMS: dict[Form, type[_Events]] = {"eventstream": _Frames, "sse": _Lines, "json": _Whole}

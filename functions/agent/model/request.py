@@ -11,14 +11,20 @@ agents-and-tools/tool-use/overview (tools with a `type` may run at the model's s
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from functions.agent.model.metering import CHARACTERS_A_TOKEN, Form
-from functions.common.models import Usage, known
+from functions.agent.model.metering import Form
+from functions.common.models import CacheWritten, Usage, known
 
-HEADERS = frozenset({"accept", "content-type", "user-agent", "x-app"})
-HEADER_BEGINNINGS = ("anthropic-", "x-stainless-", "x-claude-code-", "x-stepgram-")
+HEADERS = frozenset(
+    {
+        *("accept", "user-agent", "x-app", "anthropic-version", "anthropic-beta"),
+        "anthropic-dangerous-direct-browser-access",
+    }
+)
+HEADER_BEGINNINGS = ("x-stainless-", "x-claude-code-", "x-stepgram-")
 """What the CLI sends; another one could speak for somebody else, belong to a signature, or ask for a dearer service."""
 
 FIELDS = frozenset(
@@ -33,8 +39,17 @@ FIELDS = frozenset(
 EDITS = "clear_"
 """What the context management of a request may do: leave something out. (A summary is a request of its own.)"""
 
-IMAGE_TOKENS = 5_000
-"""Of one image, at most."""
+BYTES_A_TOKEN = 2
+"""By which a prompt is reckoned: text that is dense in tokens has as few."""
+
+IMAGE_TOKENS, DOCUMENT_TOKENS = 5_000, 200_000
+"""Of one image, at most, and of one PDF: its bytes tell nothing of its pages, of which a hundred are taken."""
+
+SOURCES = ("base64", "text", "content")
+"""Where an image or a document may come from: from the body. The size of one that is fetched could not be known."""
+
+MOST_TOKENS = 1_000_000
+"""Tokens of an answer that can be asked for; no model gives so many."""
 
 STREAM_TOKENS = 32_000
 """Tokens that are expected of an answer which streams and may be longer: it can be cut."""
@@ -64,8 +79,25 @@ class Call:
     unanswered_usd: float = 0.0
 
 
-def call(path: str, model: str, form: Form, document: dict[str, Any], prompt_tokens: int) -> Call:
-    """The call that a body asks for. Raises Refused that names the field."""
+@dataclass(frozen=True)
+class Body:
+    """The document of a request, about how many tokens its prompt has at most, and whether it is kept for an hour."""
+
+    document: dict[str, Any]
+    prompt_tokens: int
+    for_an_hour: bool
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is to come piece by piece. Raises Refused."""
+        wanted = self.document.get("stream", False)
+        if not isinstance(wanted, bool):
+            raise Refused(400, "stream: it is neither true nor false")
+        return wanted
+
+
+def check(document: dict[str, Any]) -> None:
+    """Raises Refused that names the field which is not passed on."""
     for name in document.keys() - FIELDS:
         raise Refused(400, f"{name[:100]}: this field is not passed on")
     for tool in _objects(document, "tools"):
@@ -74,50 +106,63 @@ def call(path: str, model: str, form: Form, document: dict[str, Any], prompt_tok
     for edit in _objects(document, "context_management", "edits"):
         if not str(edit.get("type")).startswith(EDITS):
             raise Refused(400, f"context_management: {str(edit.get('type'))[:100]} is not passed on")
-    tokens = document.get("max_tokens")
-    if type(tokens) is not int or tokens < 0:
+
+
+def call(path: str, model: str, form: Form, body: Body) -> Call:
+    """The call that a body asks for. Raises Refused that names the field."""
+    check(body.document)
+    tokens = body.document.get("max_tokens")
+    if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
         raise Refused(400, "max_tokens: it is no number of tokens")
     streams = form != "json"
-    price = known().cost
-    most = price(
-        model,
-        Usage(
-            cache_creation_input_tokens=prompt_tokens, output_tokens=min(tokens, STREAM_TOKENS) if streams else tokens
-        ),
-    )
-    return Call(path, model, form, most, price(model, Usage(input_tokens=prompt_tokens)) if streams else most)
+    kept = "ephemeral_1h_input_tokens" if body.for_an_hour else "ephemeral_5m_input_tokens"
+    prompt = Usage(cache_creation=CacheWritten.model_validate({kept: body.prompt_tokens}))
+    answer = {"output_tokens": min(tokens, STREAM_TOKENS) if streams else tokens}
+    most = known().cost(model, prompt.model_copy(update=answer))
+    return Call(path, model, form, most, known().cost(model, prompt) if streams else most)
 
 
-def read(body: bytes) -> tuple[dict[str, Any], int]:
-    """A body's document, and about how many tokens its prompt has. Raises Refused.
+def read(body: bytes) -> Body:
+    """A body's document, and what its prompt may be. Raises Refused.
 
     No key comes twice: which of them counts, others may see in another way.
     """
-    images = _Images()
     try:
-        document = json.loads(body, object_pairs_hook=images.seen)
+        document = json.loads(body, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise Refused(400, "the body is not JSON") from error
     if not isinstance(document, dict):
         raise Refused(400, "the body is no object")
-    return document, (len(body) - images.characters) // CHARACTERS_A_TOKEN + images.count * IMAGE_TOKENS
+    pictured = list(_pictured(document))
+    text = len(body) - sum(len(data) for _, data in pictured)
+    tokens = text // BYTES_A_TOKEN + sum(each for each, _ in pictured)
+    return Body(document, tokens, b'"1h"' in body)
 
 
-class _Images:
-    """Looks at the objects of a document as they are parsed: the length of an image says little of its tokens."""
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Refused(400, "the body has a key twice")
+    return found
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.characters = 0
 
-    def seen(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise Refused(400, "the body has a key twice")
-        if found.get("type") == "base64" and str(found.get("media_type")).startswith("image/"):
-            self.count += 1
-            self.characters += len(str(found.get("data")))
-        return found
+def _pictured(document: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    """The tokens and the data of images and documents, where the model sees some; what looks like one elsewhere is
+    text. Raises Refused."""
+    for message in _dicts(document.get("messages")):
+        for block in _dicts(message.get("content")):
+            for part in (block, *_dicts(block.get("content") if block.get("type") == "tool_result" else None)):
+                source = part.get("source")
+                if not isinstance(source, dict) or part.get("type") not in ("image", "document"):
+                    continue
+                if source.get("type") not in SOURCES:
+                    raise Refused(400, f"source: one of type {str(source.get('type'))[:100]} is not passed on")
+                if source["type"] == "base64" and isinstance(source.get("data"), str):
+                    yield IMAGE_TOKENS if part["type"] == "image" else DOCUMENT_TOKENS, source["data"]
+
+
+def _dicts(items: Any) -> list[dict[str, Any]]:
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
 def _objects(document: Any, *names: str) -> list[dict[str, Any]]:

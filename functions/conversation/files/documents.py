@@ -46,6 +46,9 @@ OUTBOX_FILES, LEFT_OUT = 1000, 1000
 CALL_BYTES, CALL_LEVELS = 1024 * 1024, 32
 """What a tool call may have that a person is asked about: bytes of JSON, and levels."""
 
+MOST_USD = 10_000.0
+"""What one run may say that it has cost."""
+
 ONE_REQUEST_USD = 25.0
 """What one request to a model costs at the very most: a budget is found to be spent after the request that spent it."""
 
@@ -269,11 +272,10 @@ class RunResult(Frozen):
 
 
 class RunCost(Frozen):
-    """What one run of the agent has cost so far, in US dollars; written however the run ends."""
+    """What one run of the agent has cost, or may cost by what it has begun, in US dollars."""
 
-    run: str = Field(pattern=r"^[0-9a-f]{12}$")
     model: Word
-    cost_usd: float = Field(ge=0, le=10_000, allow_inf_nan=False)
+    cost_usd: float = Field(ge=0, le=MOST_USD, allow_inf_nan=False)
 
 
 def session_prefix(session_id: str) -> str:
@@ -296,6 +298,6 @@ def result_key(session_id: str, turn_id: str, part: int) -> str:
     return f"{turn_prefix(session_id, turn_id)}{'result' if part == 0 else f'result-{part}'}.json"
 
 
-def costs_prefix(session_id: str, turn_id: str) -> str:
-    """The folder of what the runs of one turn have cost."""
-    return f"{turn_prefix(session_id, turn_id)}costs/"
+def cost_key(session_id: str, turn_id: str, run: int) -> str:
+    """Where it is kept what one run of a turn has cost; trusted code numbers the runs, and reads no other record."""
+    return f"{turn_prefix(session_id, turn_id)}costs/{run}.json"
