@@ -133,7 +133,7 @@ def test_a_length_that_is_a_lie_is_refused(model: Upstream, opens: Opens, told: 
     connection = cli.connect()
     connection.putrequest("POST", urlsplit(cli.endpoint.url).path + STREAM)
     connection.putheader("content-length", told)
-    connection.endheaders(BODY)
+    connection.endheaders(BODY if status == 400 else None)  # what nobody reads may reset the connection
     assert connection.sock is not None
     connection.sock.shutdown(1)
 
