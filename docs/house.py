@@ -15,7 +15,8 @@ from functions.channel import ROOMS
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = ROOT / "functions"
 SAYS = {
-    "telegram": "the channel, its webhook",
+    "telegram": "one channel, its webhook",
+    "web": "another channel",
     "intake": "answers without an agent",
     "turn": "the states of the Turn",
     "callback": "the agent's one door",

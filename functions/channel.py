@@ -10,30 +10,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 from functions.common import aws
-from functions.common.envelope import Attachment, Button, Message, Place
+from functions.common.envelope import FIRST, Attachment, Button, Message, Place
 from functions.common.observability import StepRequest
 from functions.common.settings import SessionSettings
 from functions.conversation.approvals import Choice, Question
 from functions.conversation.progress import ProgressTable, Report, Shown, Ticket
 from functions.conversation.sessions import SessionTable
 
-ROOMS = {"telegram": "functions.telegram.channel"}
+ROOMS = {"telegram": "functions.telegram.channel", "web": "functions.web.channel"}
 """Where each channel is; one that a function never meets is not imported there."""
 
-FIRST = "telegram"
-"""The channel of executions from before there were two, which do not name theirs."""
+
+P = TypeVar("P", contravariant=True)
+"""The places of a channel."""
 
 
 @dataclass(frozen=True)
 class SentFile:
-    """A file for a person; `content` fetches it when its turn comes. `size` in bytes."""
+    """A file for a person; `content` fetches it when its turn comes. `size` in bytes; `key` is where it is in S3."""
 
     name: str
     size: int
     content: Callable[[], bytes]
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,31 +120,31 @@ class Sign(Protocol):
         """Take a message that showed progress away again; one that is gone is fine."""
 
 
-class Channel(Protocol):
+class Channel(Protocol[P]):
     """One way to reach people."""
 
     sent_bytes: int
     """Bytes of a file that goes to a person, at most."""
 
-    def delivery(self, turn: StepRequest, place: Place, reply_to: int | None, shown: Shown | None = None) -> Delivery:
+    def delivery(self, turn: StepRequest, place: P, reply_to: int | None, shown: Shown | None = None) -> Delivery:
         """What a turn says in a place, beside the message `reply_to`; what showed its progress makes room for it."""
 
     def sign(self, ticket: Ticket, report: Report, table: ProgressTable) -> Sign:
         """How a report is shown."""
 
-    def pause(self, place: Place) -> float:
+    def pause(self, place: P) -> float:
         """Seconds between two signs of life there."""
 
     def verdict(self, question: Question, message_id: int, text: str) -> None:
         """Let a question show what was decided, and no choices any more. How it looks is worth no failed turn."""
 
-    def press(self, button: Button, place: Place) -> Rerun | Answer | None:
+    def press(self, button: Button, place: P) -> Rerun | Answer | None:
         """What somebody wants who pressed a button; None: nothing (any more)."""
 
     def acknowledge(self, button: Button, text: str, alert: bool) -> None:
         """Tell who pressed a button what became of it; one that hears nothing any more is left."""
 
-    def withdraw(self, button: Button, place: Place) -> None:
+    def withdraw(self, button: Button, place: P) -> None:
         """Take a button away that has served; one that only shows something stays."""
 
     def messages(self, session_key: str, turn_id: str, message: Message) -> tuple[Message, ...]:
@@ -154,14 +156,14 @@ class Channel(Protocol):
     def fetch(self, attachment: Attachment) -> bytes:
         """A file that a person sent. Raises ChannelRefused when it is not given, with the reason."""
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: P) -> None:
         """Leave a place where the bot may not be; one that is left already is fine."""
 
 
-def channel(place: Place | None) -> Channel:
+def channel(place: Place | None) -> Channel[Place]:
     """The channel of a place; None: of an execution from before there were two."""
     room = import_module(ROOMS[place.channel if place else FIRST])
-    return cast(Channel, room.CHANNEL)
+    return cast(Channel[Place], room.CHANNEL)
 
 
 def closing(turn: StepRequest, place: Place, reply_to: int, attempt: int) -> Delivery:

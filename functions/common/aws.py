@@ -78,6 +78,9 @@ NETWORK = (HTTPClientError, ConnectionError, IncompleteReadError, ResponseParser
 FAULTS = (ClientError, BotoCoreError, ResponseParserError)
 NO_KEYS = (NoCredentialsError, CredentialRetrievalError)
 
+MET = frozenset({"None", "ConditionalCheckFailed", "TransactionConflict"})
+"""Why a transaction is cancelled when others wrote meanwhile (API reference, TransactWriteItems)."""
+
 CALLED = "Called"
 """Where an error's response says which action was called on which resource."""
 
@@ -230,6 +233,18 @@ def items(dynamodb: DynamoDBClient, table: str, keys: Sequence[tuple[str, str]])
         raise AwsUnavailable(f"dynamodb:BatchGetItem on {table} left out some items")
     found = {(item["pk"]["S"], item["sk"]["S"]): dict(item) for item in answer["Responses"][table]}
     return [found.get(key, {}) for key in keys]
+
+
+def transacted(dynamodb: DynamoDBClient, writes: Sequence[Any]) -> bool:
+    """Carry out a transaction; False when a condition did not hold, or others wrote meanwhile."""
+    try:
+        dynamodb.transact_write_items(TransactItems=writes)
+    except ClientError as error:
+        reasons: list[Any] = error.response.get("CancellationReasons", [])
+        if not reasons or not MET.issuperset(reason.get("Code", "None") for reason in reasons):
+            raise
+        return False
+    return True
 
 
 class Collisions:

@@ -6,9 +6,9 @@ It is the input of the Intake and, without its route, of the Turn, so an operato
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from functions.common.errors import BadInput
 from functions.common.execution import Failure
@@ -18,7 +18,7 @@ Reason = Literal[
     "not_allowed", "unsupported", "file_too_large", "too_fast", "general_topic", "not_for_us", "nothing_to_do"
 ]
 
-TURN_NAME = re.compile(r"^c(-?\d+)-t(\d+)-u\d+")
+TURN_NAME = re.compile(r"^(?:c(?P<chat>-?\d+)-t(?P<thread>\d+)-u\d+|(?P<web>w[0-9a-f]{32})-m[0-9A-Za-z]+)")
 
 NAME_LIMIT = 80
 """Characters an execution's name may have (Step Functions API, StartExecution)."""
@@ -49,9 +49,41 @@ class Chat(Part):
         return turn_id(self.id, self.thread_id, update)
 
 
-Place = Chat
-"""Where a message was written and its answer goes: the places of all channels, told apart by `channel`. Executions from
-before they named it are Telegram's."""
+class WebChat(Part):
+    """A conversation of the web, by its id; messages in it have ids of their own, made by the client."""
+
+    channel: Literal["web"]
+    id: str = Field(pattern=r"^[0-9a-f]{32}$")
+
+    @property
+    def session_key(self) -> str:
+        """The key of the conversation."""
+        return f"w{self.id}"
+
+    @property
+    def thread_id(self) -> int:
+        """It has no topics."""
+        return 0
+
+    @property
+    def forum(self) -> bool:
+        """It has no topics: a new conversation begins in its own place."""
+        return False
+
+    def turn_id(self, message: int | str) -> str:
+        """The name of the turn that a message makes here."""
+        return f"w{self.id}-m{message}"
+
+
+def _channel(place: Any) -> str:
+    return str(place.get("channel", FIRST) if isinstance(place, dict) else place.channel)
+
+
+FIRST: Final = "telegram"
+"""The channel of places that do not name theirs, from before there were two."""
+
+Place: TypeAlias = Annotated[Annotated[Chat, Tag("telegram")] | Annotated[WebChat, Tag("web")], Discriminator(_channel)]
+"""Where a message was written and its answer goes, told apart by `channel`."""
 
 
 class User(Part):
@@ -117,8 +149,8 @@ class Envelope(Part):
     the Intake failed with.
     """
 
-    turn_id: str = Field(max_length=NAME_LIMIT, pattern=r"^c-?\d+-t\d+-u\d+$")
-    session_key: str = Field(pattern=r"^-?\d+:\d+$")
+    turn_id: str = Field(max_length=NAME_LIMIT, pattern=r"^(c-?\d+-t\d+-u\d+|w[0-9a-f]{32}-m[0-9A-Za-z]{1,40})$")
+    session_key: str = Field(pattern=r"^(-?\d+:\d+|w[0-9a-f]{32})$")
     route: Route
     reason: Reason | None = None
     chat: Place | None = None
@@ -148,4 +180,4 @@ def conversation_of(turn: str) -> str:
     match = TURN_NAME.match(turn)
     if match is None:
         raise BadInput(f"detail.name: {turn!r} is not a turn's name")
-    return session_key(int(match[1]), int(match[2]))
+    return match["web"] or session_key(int(match["chat"]), int(match["thread"]))

@@ -26,7 +26,8 @@
         │   └── TelegramRateLimited    429                              waits `retry_after` seconds, says it again
         ├── TelegramUnavailable        5xx or the network               Retry 6 times
         └── ChannelRefused
-            └── TelegramRefused        400, 403: blocked, chat gone     the turn ends as undeliverable
+            ├── TelegramRefused        400, 403: blocked, chat gone     the turn ends as undeliverable
+            └── WebRefused             the conversation is deleted      the turn ends as undeliverable
 
 `tests/unit/test_errors.py` compares this module with the definitions.
 """
@@ -246,6 +247,16 @@ class TelegramRefused(ChannelRefused):
     def __init__(self, status: int, description: str) -> None:
         super().__init__(f"Telegram refused ({status}): {description}")
         self.status = status
+        self.description = description
+
+
+class WebRefused(ChannelRefused):
+    """A conversation of the web takes nothing (any more). `description` says why."""
+
+    remedy = "Nothing to do: its conversation was deleted while it ran; such turns end as UNDELIVERABLE."
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description)
         self.description = description
 
 

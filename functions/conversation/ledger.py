@@ -79,9 +79,6 @@ COUNTING_SECONDS = 15.0
 OTHER = "other"
 """The model of a record that names none of `models.toml`: names that the agent makes up would fill the sums."""
 
-MET = frozenset({"None", "ConditionalCheckFailed", "TransactionConflict"})
-"""Why a transaction is cancelled when others wrote meanwhile (API reference, TransactWriteItems)."""
-
 
 @dataclass(frozen=True)
 class Reservation:
@@ -230,7 +227,7 @@ class Ledger:
                 "ConditionExpression": "id = :id",
                 "ExpressionAttributeValues": {":id": {"S": reservation.id}},
             }})  # fmt: skip
-        done = self._write(writes)
+        done = aws.transacted(self._dynamodb, writes)
         if done and change.new:
             measure(CostUsd=float(change.new))
         return done
@@ -312,7 +309,7 @@ class Ledger:
                 "ExpressionAttributeValues": values,
                 **limit,
             }})  # fmt: skip
-        return self._write(writes)
+        return aws.transacted(self._dynamodb, writes)
 
     def _settle_forgotten(self, now: datetime) -> int:
         """Settle the turns whose reservation outlived their run; returns how many there were."""
@@ -332,16 +329,6 @@ class Ledger:
             logger.warning("a forgotten reservation is settled", turn_id=item["turn"]["S"])
             self.settle(item["chat"]["S"], item["turn"]["S"])
         return len(found)
-
-    def _write(self, writes: list[Any]) -> bool:
-        try:
-            self._dynamodb.transact_write_items(TransactItems=writes)
-        except ClientError as error:
-            reasons: list[Any] = error.response.get("CancellationReasons", [])
-            if not reasons or not MET.issuperset(reason.get("Code", "None") for reason in reasons):
-                raise
-            return False
-        return True
 
 
 def reserve(settings: ReserveSettings, session_key: str, turn_id: str, run: int, wanted_usd: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functions.channel import Answer, Channel, Rerun
 from functions.common import aws
-from functions.common.envelope import Attachment, Button, Chat, Message
+from functions.common.envelope import Attachment, Button, Chat, Message, Place
 from functions.common.errors import AlbumIncomplete, ChannelError, ChannelRefused
 from functions.common.observability import StepRequest, logger
 from functions.common.settings import SessionSettings, TableSettings
@@ -34,7 +34,7 @@ class Telegram:
 
     def sign(self, ticket: Ticket, report: Report, table: ProgressTable) -> TelegramSign:
         """A draft, "typing", or a message that is edited."""
-        return TelegramSign(_bot(), ticket, report, table)
+        return TelegramSign(_bot(), _chat(ticket.chat), ticket, report, table)
 
     def pause(self, place: Chat) -> float:
         """Seconds between two signs, as Telegram allows."""
@@ -44,7 +44,7 @@ class Telegram:
         """One button that says it, in the place of those that asked."""
         button = {"text": text, "callback_data": buttons.DONE}
         keyboard = {"inline_keyboard": [[button]]}
-        given = {"chat_id": question.chat.id, "message_id": message_id, "reply_markup": keyboard}
+        given = {"chat_id": _chat(question.chat).id, "message_id": message_id, "reply_markup": keyboard}
         try:
             _bot().call("editMessageReplyMarkup", given)
         except ChannelError as error:
@@ -100,6 +100,12 @@ class Telegram:
             logger.warning("the group cannot be left", cause=str(error))
 
 
+def _chat(place: Place) -> Chat:
+    """What is told by Telegram is in Telegram."""
+    assert isinstance(place, Chat), place
+    return place
+
+
 def _bot() -> BotApi:
     return bot_api(TelegramSettings.load())
 
@@ -108,4 +114,4 @@ def _albums() -> AlbumTable:
     return AlbumTable(TableSettings.load().table, aws.dynamodb())
 
 
-CHANNEL: Channel = Telegram()
+CHANNEL: Channel[Chat] = Telegram()

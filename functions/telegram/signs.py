@@ -31,12 +31,13 @@ def pause_in(chat: Chat) -> float:
 class TelegramSign:
     """One sign of life of a turn."""
 
-    def __init__(self, bot: BotApi, ticket: Ticket, report: Report, table: ProgressTable) -> None:
+    def __init__(self, bot: BotApi, chat: Chat, ticket: Ticket, report: Report, table: ProgressTable) -> None:
         self._bot = bot
+        self._chat = chat
         self._ticket = ticket
         self._report = report
         self._table = table
-        self._where = {"chat_id": ticket.chat.id, "message_thread_id": ticket.chat.thread_id or None}
+        self._where = {"chat_id": chat.id, "message_thread_id": chat.thread_id or None}
 
     def show(self, shown: Shown) -> int | None:
         """Show it; returns the message that shows it, when it is one. Raises ChannelError."""
@@ -48,7 +49,7 @@ class TelegramSign:
             self.delete(message_id)
             self._table.gone(self._report.session_key, self._report.turn_id)
             message_id = None
-        is_private, is_rerun = self._ticket.chat.type == "private", self._ticket.attempt > 0
+        is_private, is_rerun = self._chat.type == "private", self._ticket.attempt > 0
         if is_private and not is_rerun:
             self._draft(content)
             return None
@@ -59,7 +60,7 @@ class TelegramSign:
 
     def delete(self, message_id: int) -> None:
         """Take a message away again; one that is gone is fine."""
-        delete_message(self._bot, self._ticket.chat.id, message_id)
+        delete_message(self._bot, self._chat.id, message_id)
 
     def _say(self, text: str, **values: object) -> str:
         return say(text, self._ticket.language, **values)
@@ -91,12 +92,12 @@ class TelegramSign:
         body = {"text": piece.text, "entities": list(piece.entities) or None}
         if message_id is not None:
             try:
-                self._bot.call("editMessageText", {"chat_id": self._ticket.chat.id, "message_id": message_id, **body})
+                self._bot.call("editMessageText", {"chat_id": self._chat.id, "message_id": message_id, **body})
                 return message_id
             except TelegramRefused as error:
                 if NOT_MODIFIED in error.description:
                     return message_id
                 if not any(description in error.description for description in NOT_EDITABLE):
                     raise
-        chat = self._ticket.chat
+        chat = self._chat
         return self._bot.send("sendMessage", chat.id, chat.thread_id, body, self._ticket.message_id)

@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from functions.common import aws
-from functions.common.envelope import Envelope
+from functions.common.envelope import Chat, Envelope
 from functions.common.errors import AwsUnavailable, BadInput, ConfigurationError, StepgramError
 from functions.common.observability import logger, measure
 from functions.common.secrets import secret
@@ -108,7 +108,7 @@ def admitted(update: Update, settings: WebhookSettings) -> Envelope:
     admission = Admission(settings.table, aws.dynamodb())
     rules = Rules.of(settings)
     envelope = normalise(update, rules)
-    if envelope.reason == "not_allowed" and envelope.chat is not None:
+    if envelope.reason == "not_allowed" and isinstance(envelope.chat, Chat):
         user = envelope.user.id if envelope.user else envelope.chat.id
         if admission.allowed("user", user) or admission.allowed("chat", envelope.chat.id):
             envelope = normalise(update, rules.allowing(user))

@@ -60,7 +60,7 @@ def handler(request: Request) -> Result:
     limit = channel(request.chat).sent_bytes
     small = [file for file in run.files if 0 < file.size <= limit and is_there(snapshots, file)]
     refused = delivery.files(
-        "file", [SentFile(file.name, file.size, partial(snapshots.get, file.key, limit)) for file in small]
+        "file", [SentFile(file.name, file.size, partial(snapshots.get, file.key, limit), file.key) for file in small]
     )
     for number, file in enumerate(run.files):
         if file.size and (file not in small or any(file.name == one.name for one in refused)):

@@ -15,6 +15,7 @@ MAY_KNOW = {
     "conversation": {"common"},
     "channel": {"conversation", "common"},
     "telegram": {"channel", "conversation", "common"},
+    "web": {"channel", "conversation", "common"},
     "callback": {"channel", "conversation", "common"},
     "turn": {"channel", "conversation", "common"},
     "intake": {"channel", "conversation", "common"},

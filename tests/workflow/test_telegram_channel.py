@@ -85,8 +85,8 @@ class TelegramWorld(World):
     def no_attachment(self) -> Attachment:
         return self._attachment("no-such-file")
 
-    def failing(self, *errors: str) -> None:
-        self._telegram.fail_next(*(ERRORS[error] for error in errors))
+    def failing(self, error: str) -> None:
+        self._telegram.fail_next(ERRORS[error])
 
     @contextmanager
     def killed_after(self, writes: int) -> Iterator[None]:
