@@ -15,9 +15,9 @@ from functions.channel import ROOMS
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = ROOT / "functions"
 SAYS = {
-    "telegram": "one channel, its webhook",
+    "telegram": "a channel",
     "web": "another channel",
-    "intake": "answers without an agent",
+    "intake": "what needs no agent",
     "turn": "the states of the Turn",
     "callback": "the agent's one door",
     "channel": "what the workflow needs of a channel",
