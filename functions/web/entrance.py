@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from functions.common import aws
-from functions.common.envelope import Button, Envelope, Message, User, WebChat
+from functions.common.envelope import Button, Command, Envelope, Message, User, WebChat
 from functions.common.errors import AwsUnavailable, BadInput
 from functions.common.settings import SessionSettings
 from functions.web.channel import Press
@@ -44,9 +44,12 @@ class Entrance:
 
         Returns the turn and what became of the message.
         """
-        now = time.time_ns() // 1000
-        message = Message(id=now, update_id=now, date=now // 1_000_000, text=text)
-        return self._enter(client_id, "message", message=message)
+        return self._enter(client_id, "message", message=_message(text))
+
+    def command(self, name: str) -> str:
+        """One of the bot's commands; what it has to say is an event. Returns what became of it."""
+        given = {"command": Command(name=name), "message": _message(f"/{name}")}
+        return self._enter(uuid.uuid4().hex, "command", **given)[1]
 
     def press(self, press: Press, message_id: int) -> str:
         """A decision on a tool call, or a turn to run again; returns what became of it."""
@@ -77,3 +80,9 @@ class Entrance:
         if ran["status"] != "SUCCEEDED":
             raise AwsUnavailable(f"the Intake failed: {ran.get('error')}: {ran.get('cause')}")
         return envelope.turn_id, str(json.loads(ran["output"]).get("outcome"))
+
+
+def _message(text: str) -> Message:
+    """A message that comes now: its time is its place in the queue."""
+    now = time.time_ns() // 1000
+    return Message(id=now, update_id=now, date=now // 1_000_000, text=text)

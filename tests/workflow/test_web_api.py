@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextvars
+import io
 import itertools
 import json
 import random
 import socket
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +22,8 @@ import requests
 import uvicorn
 
 from functions.common.settings import use_environment
-from functions.web.app import COOKIE, app
+from functions.web.app import app
+from functions.web.asking import COOKIE
 from functions.web.sign_in import Person, SignIns
 from stepgram.embedded.client import OPERATOR, REGION, client, secret_key
 from stepgram.embedded.stack import EmbeddedStack
@@ -205,6 +208,13 @@ def test_conversations_are_their_owners_alone(ada: Browser, eve: Browser) -> Non
         ("POST", "/stop", None),
         ("POST", "/answers", {"turn_id": turn, "number": 0, "choice": "allow"}),
         ("POST", f"/turns/{turn}/rerun", None),
+        ("GET", "/history", None),
+        ("GET", "/versions", None),
+        ("GET", "/files", None),
+        ("GET", "/files/report.txt", None),
+        ("GET", "/archive", None),
+        ("POST", "/undo", None),
+        ("POST", "/fork", {"title": "x"}),
     ):
         eve.ask(method, f"/sessions/{first}{path}", body, 404)
 
@@ -337,3 +347,77 @@ def test_a_turn_whose_conversation_is_deleted_ends_quietly(ada: Browser, stack: 
 
     assert Waiter(stack).wait(turn).output["outcome"] == "UNDELIVERABLE"
     ada.ask("GET", f"/sessions/{session}/events", status=404)
+
+
+# ------------------------------------------------------------------------------------------------ versions and files
+
+
+def test_what_was_said_is_read_page_by_page(ada: Browser) -> None:
+    session = ada.conversation()
+    assert ada.ask("GET", f"/sessions/{session}/history") == {"entries": [], "before": None}
+    for text in ("one", "!bash echo two", "three"):
+        ada.answer(session, text)
+
+    whole = ada.ask("GET", f"/sessions/{session}/history", status=200)
+    said = [(entry["role"], piece["kind"], piece["text"]) for entry in whole["entries"] for piece in entry["pieces"]]
+    assert whole["before"] is None
+    assert said[0] == ("user", "text", "one")
+    assert ("assistant", "tool", "echo two") in said
+    assert any(kind == "result" and "two" in text for _, kind, text in said)
+    assert said[-1][0] == "assistant"
+
+    pages, before = [], ""
+    while before is not None:
+        found = ada.ask("GET", f"/sessions/{session}/history?limit=2{before and '&before=' + before}", status=200)
+        pages, before = [*found["entries"], *pages], found["before"]
+    assert pages == whole["entries"]
+    first = ada.ask("GET", f"/sessions/{session}/history?version=1", status=200)["entries"]
+    assert first == whole["entries"][: len(first)]
+    for wrong in ("before=x", "before=9.9.9", "version=77"):
+        assert ada.ask("GET", f"/sessions/{session}/history?{wrong}", status=404)["status"] == 404
+    ada.ask("GET", f"/sessions/{session}/history?limit=0", status=422)
+
+
+def test_files_come_out_as_they_are_and_as_no_page(ada: Browser) -> None:
+    session = ada.conversation()
+    assert ada.ask("GET", f"/sessions/{session}/files") == []
+    ada.ask("GET", f"/sessions/{session}/archive", status=404)
+    ada.answer(session, "!bash mkdir -p sub && printf '<script>' > 'sub/päge 1.html' && printf x > plain.txt")
+
+    listed = {one["path"]: one for one in ada.ask("GET", f"/sessions/{session}/files", status=200)}
+    assert {"sub", "sub/päge 1.html", "plain.txt"} <= listed.keys()
+    assert (listed["sub"]["kind"], listed["sub/päge 1.html"]["size"]) == ("folder", 8)
+    page = ada.http.get(f"{ada.url}/sessions/{session}/files/sub/päge 1.html", timeout=SECONDS)
+    assert page.content == b"<script>"
+    assert page.headers["content-type"] == "application/octet-stream"
+    assert page.headers["content-disposition"] == "attachment; filename*=UTF-8''p%C3%A4ge%201.html"
+    assert (page.headers["content-security-policy"], page.headers["x-content-type-options"]) == (
+        "sandbox; default-src 'none'",
+        "nosniff",
+    )
+    for nothing in ("none.txt", "sub", "../plain.txt", "%2e%2e/plain.txt", "/etc/passwd"):
+        assert ada.http.get(f"{ada.url}/sessions/{session}/files/{nothing}", timeout=SECONDS).status_code == 404
+    packed = ada.http.get(f"{ada.url}/sessions/{session}/archive", timeout=SECONDS)
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
+        assert archive.read("plain.txt") == b"x"
+
+
+def test_undo_and_fork_go_back_and_on(ada: Browser) -> None:
+    session = ada.conversation("first")
+    ada.ask("POST", f"/sessions/{session}/fork", {"title": ""}, 409)
+    for text in ("one", "!bash printf x > made.txt"):
+        ada.answer(session, text)
+    until(lambda: ada.ask("GET", f"/sessions/{session}/status")["turn"] is None)
+    fork = ada.ask("POST", f"/sessions/{session}/fork", {"title": ""}, 201)
+    assert fork["title"] == "first"
+    before = [number for number, _ in itertools.islice(ada.listen(session), 3)][-1]
+
+    assert ada.ask("POST", f"/sessions/{session}/undo", status=200)["outcome"] == "command undo"
+    assert next(event["kind"] for _, event in ada.listen(session, before) if event["kind"] == "said") == "said"
+    assert [one["version"] for one in ada.ask("GET", f"/sessions/{session}/versions")] == [1]
+    assert ada.ask("GET", f"/sessions/{session}/files") == []
+
+    other = fork["id"]
+    assert "made.txt" in [one["path"] for one in ada.ask("GET", f"/sessions/{other}/files")]
+    assert "message 3 of this conversation" in ada.answer(other, "on")
+    assert "message 2 of this conversation" in ada.answer(session, "back")

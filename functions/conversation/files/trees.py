@@ -151,3 +151,10 @@ def contents(snapshots: Snapshots, session_id: str, tree: Tree) -> Iterator[tupl
         body = snapshots.get(f"{session_prefix(session_id)}blobs/{stored.name}", stored.size)
         for entry in entries:
             yield entry, body[entry.offset : entry.offset + entry.size]
+
+
+def content_of(snapshots: Snapshots, session_id: str, tree: Tree, entry: Entry) -> bytes:
+    """The content of one file of a tree. Raises SnapshotMissing, ResultRefused."""
+    stored = tree.objects[entry.object]
+    body = snapshots.get(f"{session_prefix(session_id)}blobs/{stored.name}", stored.size)
+    return body[entry.offset : entry.offset + entry.size]

@@ -134,7 +134,7 @@ def export(snapshots: Snapshots, manifest: Manifest, workspace: bool = True) -> 
     yield DEBUG, _debug(snapshots, manifest)
     yield "todos.json", json.dumps(todos(conversation), ensure_ascii=False, indent=2).encode("utf-8", "replace")
     if workspace:
-        yield WORKSPACE, _workspace(snapshots, manifest)
+        yield WORKSPACE, archive(snapshots, manifest)
     for subpath in sorted({segment.subpath for segment in manifest.segments} - {MAIN}):
         yield f"{subpath}.jsonl", transcript(snapshots, manifest, subpath)
 
@@ -194,7 +194,7 @@ def _blocks(line: bytes) -> list[_Block]:
     return content if isinstance(content, list) else []
 
 
-def _workspace(snapshots: Snapshots, manifest: Manifest) -> bytes:
+def archive(snapshots: Snapshots, manifest: Manifest) -> bytes:
     """The workspace as a ZIP archive; modes are kept, and links as such."""
     tree = read_tree(snapshots, manifest.tree)
     body = io.BytesIO()
