@@ -36,6 +36,7 @@ def imported(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: imports are absolute, so that arrows can be read"
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 

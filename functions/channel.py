@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar, cast
 from functions.common import aws
 from functions.common.envelope import FIRST, Attachment, Button, Message, Place
 from functions.common.observability import StepRequest
-from functions.common.settings import SessionSettings
+from functions.common.settings import TableSettings
 from functions.conversation.approvals import Choice, Question
 from functions.conversation.progress import ProgressTable, Report, Shown, Ticket
 from functions.conversation.sessions import SessionTable
@@ -72,9 +72,10 @@ class Answer:
 class Delivery(Protocol):
     """Says what one turn (or command) has to say, each part once, however often a step runs.
 
-    A part is known by its name in the turn's ledger (`SessionTable.delivered`). Every method raises ChannelRefused when
-    the place takes nothing at all, and another ChannelError when a later try may succeed: it goes on where this one
-    stopped.
+    A part is known by its name in the turn's ledger (`SessionTable.delivered`). Every method raises a ChannelRefused
+    when the place takes nothing at all, and another error when a later try may succeed: it goes on where this one
+    stopped. The definition knows errors by their exact names, and reads how long a ChannelLimited waits between two
+    `#` of its message.
     """
 
     @property
@@ -153,8 +154,9 @@ class Channel(Protocol[P]):
     def joins(self, session_key: str, turn_id: str, message: Message) -> bool:
         """Add a message to those it was sent with; False when another's turn takes it along."""
 
-    def fetch(self, attachment: Attachment) -> bytes:
-        """A file that a person sent. Raises ChannelRefused when it is not given, with the reason."""
+    def fetch(self, session_key: str, attachment: Attachment) -> bytes:
+        """A file that a person sent in this conversation. Raises ChannelRefused when it is not given, with the reason,
+        and another error when a later try may succeed."""
 
     def leave(self, place: P) -> None:
         """Leave a place where the bot may not be; one that is left already is fine."""
@@ -171,8 +173,8 @@ def closing(turn: StepRequest, place: Place, reply_to: int, attempt: int) -> Del
 
     `attempt` is the execution's redrive count.
     """
-    settings = SessionSettings.load()
-    table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+    settings = TableSettings.load()
+    table = SessionTable(settings.table, aws.dynamodb())
     progress = ProgressTable(settings.table, aws.dynamodb(), table.expiry())
     closed = progress.close(turn.session_key, turn.turn_id, attempt)
     return channel(place).delivery(turn, place, reply_to, closed)

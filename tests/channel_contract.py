@@ -8,7 +8,9 @@ every part of an answer in the end, in its order, and none of it twice, except w
 from __future__ import annotations
 
 import itertools
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,9 +25,9 @@ from functions.common.observability import StepRequest
 from functions.conversation.approvals import BUTTONS, Question
 from functions.conversation.progress import ProgressTable, Report, Ticket, Tool
 from functions.conversation.sessions import QUESTION, SessionTable
+from tests.conftest import ROOT
 
 BEGINNING = "Here is what I found"
-LONG = "\n\n".join(f"Paragraph {number} of a long answer." for number in range(4000))
 TABLE = "| a | b |\n| - | - |\n| 1 | 2 |"
 SECRET_PART = "rm -rf / #\u202e"
 _updates = itertools.count(1)
@@ -81,6 +83,22 @@ class World(ABC):
         """What can be pressed below a message."""
 
     @abstractmethod
+    def labels(self, message_id: int) -> list[str]:
+        """What stands below a message: on what can be pressed, or of what was decided."""
+
+    @abstractmethod
+    def passing(self) -> str | None:
+        """What is seen of a sign of life, and does not stay."""
+
+    @abstractmethod
+    def stored(self, content: bytes) -> str:
+        """A file of the agent's; its key in S3."""
+
+    @abstractmethod
+    def fetching_fails(self) -> AbstractContextManager[None]:
+        """Inside, files that people sent cannot be had, for now."""
+
+    @abstractmethod
     def attached(self, content: bytes) -> Attachment:
         """Somebody sends a file."""
 
@@ -109,11 +127,44 @@ def another(world: World) -> StepRequest:
     return StepRequest(turn_id=place.turn_id(next(_updates)), session_key=place.session_key, state="Contract")
 
 
+def say_notice(delivery: Delivery) -> None:
+    """That a turn failed."""
+    delivery.notice(0, "It failed.", "Run again")
+
+
+def say_question(delivery: Delivery) -> None:
+    """A question whose call is long."""
+    delivery.question(asking(f"echo {'x' * 60_000}; It failed."))
+
+
+def asking(call: str) -> Asking:
+    """A question of the third part of a turn."""
+    return Asking(number=3, tool="Bash", call=call, who="Ada", hours=72, language="en")
+
+
+def named_errors() -> set[str]:
+    """The errors of saying something that the definition knows."""
+    reply = json.loads((ROOT / "statemachine" / "turn.asl.json").read_text())["States"]["Reply"]
+    return {name for rule in (*reply["Retry"], *reply["Catch"]) for name in rule["ErrorEquals"]}
+
+
+SPEAKING: dict[str, Callable[[Delivery], object]] = {
+    "text": lambda delivery: delivery.text("notice", "x"),
+    "answer": lambda delivery: delivery.answer(BEGINNING, "the whole answer"),
+    "document": lambda delivery: delivery.document("d", "d.txt", b"d"),
+    "files": lambda delivery: delivery.files("file", [SentFile("d.txt", 1, lambda: b"d")]),
+    "notice": say_notice,
+    "question": lambda delivery: delivery.question(asking("ls")),
+}
+"""Each way to say something."""
+
+
 def say_all(delivery: Delivery) -> None:
     """What a turn with everything has to say."""
     delivery.text("notice", "The conversation was lost.")
     delivery.answer(f"{BEGINNING}\n\n{TABLE}", "the whole answer")
     delivery.files("file", [SentFile("notes.txt", 5, lambda: b"notes"), SentFile("more.csv", 4, lambda: b"more")])
+    delivery.document("whole", "answer.md", b"whole", "the whole answer")
     delivery.text("budget", "Four fifths of the budget are spent.")
     delivery.complete()
 
@@ -140,28 +191,47 @@ class ChannelContract:
         say_all(self.last_words(world, turn))
 
         assert (world.seen(), world.files()) == (seen, files)
-        assert files == {"notes.txt": b"notes", "more.csv": b"more"}
+        assert files == {"notes.txt": b"notes", "more.csv": b"more", "answer.md": b"whole"}
         order = ["conversation was lost", BEGINNING, "budget"]
         found = [next(n for n, text in enumerate(seen) if part in text) for part in order]
         assert found == sorted(found)
 
-    def test_a_step_killed_after_any_write_says_everything_in_the_end(self, world: World) -> None:
+    @pytest.mark.parametrize(
+        ("say", "parts", "least"),
+        [
+            (say_all, ("conversation was lost", BEGINNING, "budget"), 6),
+            (say_notice, ("It failed.",), 2),
+            (say_question, ("echo",), 2),
+        ],
+    )
+    def test_a_step_killed_after_any_write_says_everything_in_the_end(
+        self, world: World, say: Callable[[Delivery], None], parts: tuple[str, ...], least: int
+    ) -> None:
         doubled = []
         for writes in itertools.count(1):
             here = world.elsewhere()
             mine, before = another(here), len(here.seen())
             try:
                 with here.killed_after(writes):
-                    say_all(self.last_words(here, mine))
+                    say(self.last_words(here, mine))
                 break  # it had fewer writes than that
             except Killed:
-                say_all(self.last_words(here, mine))
+                say(self.last_words(here, mine))
             seen = here.seen()[before:]
-            for part in ("conversation was lost", BEGINNING, "budget"):
+            for part in parts:
                 assert any(part in text for text in seen), (writes, part)
             doubled.append(len(seen) - len(set(seen)))
-        assert writes > 5
+        assert writes > least
         assert max(doubled) <= (0 if world.once else 1)
+
+    def test_the_answer_is_noted_when_nothing_of_it_is_missing(self, world: World, turn: StepRequest) -> None:
+        delivery = self.last_words(world, turn)
+        delivery.answer(BEGINNING, "the whole answer")
+        assert not world.sessions.turn(turn.session_key, turn.turn_id).answered
+        delivery.complete()
+
+        assert world.sessions.turn(turn.session_key, turn.turn_id).answered
+        assert len(delivery.message_ids) == 1
 
     # ------------------------------------------------------------ what the place answers
 
@@ -183,27 +253,35 @@ class ChannelContract:
         with pytest.raises((ChannelError, AwsUnavailable)) as raised:
             say_all(self.last_words(world, turn))
         assert not isinstance(raised.value, ChannelRefused)
-        assert error != "limited" or (isinstance(raised.value, ChannelLimited) and raised.value.retry_after >= 1)
+        assert type(raised.value).__name__ in named_errors()
+        if error == "limited":
+            assert isinstance(raised.value, ChannelLimited)
+            assert f"#{raised.value.retry_after}#" in str(raised.value)
 
         say_all(self.last_words(world, turn))
 
         assert sum("conversation was lost" in text for text in world.seen()) == 1
         assert sum(BEGINNING in text for text in world.seen()) == 1
 
-    def test_a_place_that_takes_nothing_says_so_by_name(self, world: World, turn: StepRequest) -> None:
+    @pytest.mark.parametrize("way", SPEAKING)
+    def test_a_place_that_takes_nothing_says_so_by_name(self, world: World, turn: StepRequest, way: str) -> None:
+        delivery = self.last_words(world, turn)
         world.fails("refused")
         with pytest.raises(ChannelRefused) as raised:
-            self.last_words(world, turn).text("notice", "The conversation was lost.")
+            SPEAKING[way](delivery)
         assert raised.value.description
+        assert type(raised.value).__name__ in named_errors()
 
     # ------------------------------------------------------------ answers and files
 
-    def test_a_long_answer_is_there_whole(self, world: World, turn: StepRequest) -> None:
-        self.last_words(world, turn).answer(LONG, "the whole answer")
+    @pytest.mark.parametrize("paragraphs", [300, 4_000, 27_000])
+    def test_a_long_answer_is_there_whole(self, world: World, turn: StepRequest, paragraphs: int) -> None:
+        answer = "\n\n".join(f"Paragraph {number} of a long answer 漢字." for number in range(paragraphs))
+        self.last_words(world, turn).answer(answer, "the whole answer")
 
         shown = "\n\n".join(world.seen())
         whole = [content.decode() for content in world.files().values()]
-        assert LONG in whole or " ".join(LONG.split()) in " ".join(shown.split())
+        assert answer in whole or " ".join(answer.split()) in " ".join(shown.split())
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(text=st.text(st.characters(codec=None), min_size=1, max_size=300))
@@ -223,11 +301,21 @@ class ChannelContract:
         assert [file.name for file in refused] == ["large.bin"]
         assert world.files() == {"notes.txt": b"notes"}
 
+    def test_a_file_of_the_agents_comes_as_it_is(self, world: World, turn: StepRequest) -> None:
+        kept = SentFile("report.pdf", 6, lambda: b"report", world.stored(b"report"))
+
+        assert self.last_words(world, turn).files("file", [kept]) == []
+        assert world.files() == {"report.pdf": b"report"}
+
     def test_an_attachment_is_fetched_and_one_that_is_gone_is_refused(self, world: World) -> None:
-        assert world.channel.fetch(world.attached(b"\x00a picture")) == b"\x00a picture"
+        key, found = world.place.session_key, world.attached(b"\x00a picture")
+        assert world.channel.fetch(key, found) == b"\x00a picture"
         with pytest.raises(ChannelRefused) as raised:
-            world.channel.fetch(world.no_attachment())
+            world.channel.fetch(key, world.no_attachment())
         assert raised.value.description
+        with world.fetching_fails(), pytest.raises(Exception) as passing:
+            world.channel.fetch(key, found)
+        assert not isinstance(passing.value, ChannelRefused)
 
     # ------------------------------------------------------------ failure notices
 
@@ -263,13 +351,21 @@ class ChannelContract:
 
         assert pressed is None or pressed.turn_id.startswith(world.place.turn_id(""))
 
+    def test_a_button_of_another_place_is_none_here(self, world: World, turn: StepRequest) -> None:
+        there = world.elsewhere()
+        message = self.last_words(there, another(there)).notice(0, "It failed.", "Run again")
+        asked = self.ask(there, another(there))
+
+        for button in (*there.buttons(message), *there.buttons(asked)):
+            pressed = world.channel.press(button, world.place)
+            assert pressed is None or pressed.turn_id.startswith(world.place.turn_id(""))
+
     # ------------------------------------------------------------ questions
 
     @staticmethod
     def ask(world: World, turn: StepRequest, call: str = "ls") -> int:
         """Ask whether a call may run; returns the message."""
-        asking = Asking(number=3, tool="Bash", call=call, who="Ada", hours=72, language="en")
-        world.channel.delivery(turn, world.place, 0).question(asking)
+        world.channel.delivery(turn, world.place, 0).question(asking(call))
         return world.sessions.turn(turn.session_key, turn.turn_id).delivered[f"{QUESTION}3"]
 
     def test_a_question_shows_its_call_and_each_choice_says_what_it_is(self, world: World, turn: StepRequest) -> None:
@@ -281,7 +377,7 @@ class ChannelContract:
         assert self.ask(world, turn, "echo shown") == message
         assert sum("echo shown" in text for text in world.seen()) == 1
 
-    @pytest.mark.parametrize("size", [10, 3_100, 20_000])
+    @pytest.mark.parametrize("size", [10, 3_100, 20_000, 900_000])
     def test_all_of_a_call_can_be_read_however_long_it_is(self, world: World, turn: StepRequest, size: int) -> None:
         call = f"echo {'x' * size}; {SECRET_PART}"
         self.ask(world, turn, call)
@@ -296,9 +392,14 @@ class ChannelContract:
             world.channel.verdict(question, message, "Allowed by Ada")
 
         assert all(world.channel.press(button, world.place) is None for button in world.buttons(message))
+        assert world.labels(message) == ["Allowed by Ada"]
         world.channel.verdict(question, 2**31 - 1, "a message that is gone is no failure")
-        world.fails("refused")
-        world.channel.verdict(question, message, "nor is a place that takes nothing")
+
+    @pytest.mark.parametrize("error", ["limited", "unavailable", "refused"])
+    def test_a_verdict_that_cannot_be_shown_fails_nothing(self, world: World, turn: StepRequest, error: str) -> None:
+        message = self.ask(world, turn)
+        world.fails(error)
+        world.channel.verdict(Question(turn.session_key, turn.turn_id, 3, world.place), message, "Allowed by Ada")
 
     # ------------------------------------------------------------ signs of life
 
@@ -318,6 +419,9 @@ class ChannelContract:
         self.report(world, turn, waiting=2)
         self.report(world, turn)
         self.report(world, turn, text="I look at it", tool=Tool(name="Bash", brief="list", detail="ls"))
+        shown = world.passing() or world.seen()[-1]
+        assert "I look at it" in shown
+        assert "Bash" in shown
         self.report(world, turn, alive=True)
         self.report(world, turn, busy=True)
 

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from functions.callback import run, show
+from functions.channel import channel
 from functions.common.errors import BadInput
+
+channel(None)  # imported now: a function that starts has a whole processor, one that works its share
 
 CALLS: dict[str, Callable[[dict[str, Any], Any], dict[str, Any]]] = {
     "begin": run.begin,

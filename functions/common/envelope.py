@@ -18,7 +18,10 @@ Reason = Literal[
     "not_allowed", "unsupported", "file_too_large", "too_fast", "general_topic", "not_for_us", "nothing_to_do"
 ]
 
-TURN_NAME = re.compile(r"^(?:c(?P<chat>-?\d+)-t(?P<thread>\d+)-u\d+|(?P<web>w[0-9a-f]{32})-m[0-9A-Za-z]+)")
+TURN_NAME = re.compile(
+    r"(?:c(?P<chat>-?\d+)-t(?P<thread>\d+)-u\d+|(?P<web>w[0-9a-f]{32})-m[0-9A-Za-z]{1,40})(?:-r\d+)?"
+)
+"""Of an execution, also of one that was run again from its start."""
 
 NAME_LIMIT = 80
 """Characters an execution's name may have (Step Functions API, StartExecution)."""
@@ -177,7 +180,7 @@ def session_key(chat_id: int, thread_id: int) -> str:
 
 def conversation_of(turn: str) -> str:
     """The key of the conversation a turn belongs to, read from its name. Raises BadInput for any other name."""
-    match = TURN_NAME.match(turn)
+    match = TURN_NAME.fullmatch(turn)
     if match is None:
         raise BadInput(f"detail.name: {turn!r} is not a turn's name")
     return match["web"] or session_key(int(match["chat"]), int(match["thread"]))

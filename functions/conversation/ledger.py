@@ -182,8 +182,8 @@ class Ledger:
             cost = self._cost(item, turn_id, run)
             had = counted.get(str(run), Decimal())
             name, said = (cost.model, dollars(cost.cost_usd)) if cost else (UNRECORDED, Decimal())
-            is_paid = reservation is not None and run == reservation.run and _has_cost(item, reservation, answered)
-            if reservation and is_paid and not said and not had:
+            is_reserved = reservation is not None and run == (reservation.run or begun)
+            if reservation and is_reserved and not said and not had and _has_cost(item, reservation, answered):
                 logger.error("a run recorded no cost, all that was reserved counts", turn_id=turn_id, run=run)
                 name, said = UNRECORDED, reservation.usd
             new = max(min(said - had, most - sum(counted.values())), Decimal())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functions.channel import channel
 from functions.common.errors import BadInput
 from functions.common.observability import step
 from functions.intake import (
@@ -16,6 +17,8 @@ from functions.intake import (
     tell_failure,
 )
 from functions.intake.request import Outcome, Request
+
+channel(None)  # imported now: a function that starts has a whole processor, one that works its share
 
 STATES = {
     "JoinAlbum": join_album.run,

@@ -7,7 +7,7 @@ from functions.common import aws
 from functions.common.envelope import Attachment, Button, Chat, Message, Place
 from functions.common.errors import AlbumIncomplete, ChannelError, ChannelRefused
 from functions.common.observability import StepRequest, logger
-from functions.common.settings import SessionSettings, TableSettings
+from functions.common.settings import TableSettings
 from functions.conversation.approvals import Question
 from functions.conversation.progress import ProgressTable, Report, Shown, Ticket
 from functions.conversation.sessions import SessionTable
@@ -28,8 +28,7 @@ class Telegram:
         self, turn: StepRequest, place: Chat, reply_to: int | None, shown: Shown | None = None
     ) -> TelegramDelivery:
         """What a turn says in a chat."""
-        settings, own = SessionSettings.load(), TelegramSettings.load()
-        table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+        own, table = TelegramSettings.load(), SessionTable(TableSettings.load().table, aws.dynamodb())
         return TelegramDelivery(bot_api(own), table, turn, place, reply_to, own.rich, shown)
 
     def sign(self, ticket: Ticket, report: Report, table: ProgressTable) -> TelegramSign:
@@ -88,7 +87,7 @@ class Telegram:
         """Add it to its album; True when its own turn must run."""
         return _albums().join(session_key, turn_id, message)
 
-    def fetch(self, attachment: Attachment) -> bytes:
+    def fetch(self, session_key: str, attachment: Attachment) -> bytes:
         """The file, from Telegram's server of files."""
         return _bot().download(attachment.file_id)
 

@@ -96,7 +96,7 @@ def _settle(request: Request, settings: ApprovalSettings, approvals: ApprovalTab
 
 def show(request: Request, settings: ApprovalSettings, call: ToolCall) -> None:
     """Put the question into the chat, once, in the place of what showed progress. Raises ChannelError."""
-    table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+    table = SessionTable(settings.table, aws.dynamodb())
     progress = ProgressTable(settings.table, aws.dynamodb(), table.expiry())
     shown = progress.shown(request.session_key, request.turn_id)
     user = request.user

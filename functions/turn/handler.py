@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from functions.channel import channel
 from functions.common.errors import BadInput
 from functions.turn import (
     acquire_lock,
@@ -22,6 +23,8 @@ from functions.turn import (
     turn_ended,
     turn_failed,
 )
+
+channel(None)  # imported now: a function that starts has a whole processor, one that works its share
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 

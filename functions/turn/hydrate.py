@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -104,7 +105,8 @@ def handler(request: Request) -> Result:
     source = channel(request.chat)
     messages = source.messages(request.session_key, request.turn_id, request.message)
     transcribes = settings.transcription != "off"
-    inbox = fill(snapshots, pointer.session_id, request.turn_id, messages, source.fetch, transcribes)
+    fetch = partial(source.fetch, request.session_key)
+    inbox = fill(snapshots, pointer.session_id, request.turn_id, messages, fetch, transcribes)
     return Result(
         session_id=pointer.session_id,
         version=pointer.version,

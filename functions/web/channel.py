@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from functions.channel import Answer, Channel, Rerun
 from functions.common import aws
-from functions.common.envelope import Attachment, Button, Message, WebChat, conversation_of
+from functions.common.envelope import NAME_LIMIT, Attachment, Button, Message, WebChat, conversation_of
 from functions.common.errors import AwsUnavailable, BadInput, ChannelError, ChannelRefused, SnapshotMissing, WebRefused
 from functions.common.observability import StepRequest, logger
-from functions.common.settings import BucketSettings, SessionSettings, TableSettings
-from functions.conversation.approvals import Choice, Question
+from functions.common.settings import BucketSettings, TableSettings
+from functions.conversation.approvals import Question
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.progress import SHOWN_CHARACTERS, ProgressTable, Report, Shown, Ticket
 from functions.conversation.sessions import NOTICE, QUESTION, SessionTable
@@ -26,9 +28,15 @@ class Press(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    turn_id: str
-    choice: Choice | None = None
-    number: int | None = None
+    turn_id: str = Field(max_length=NAME_LIMIT)
+    choice: Literal["allow", "always", "deny"] | None = None
+    number: int | None = Field(None, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.choice is None) != (self.number is None):
+            raise ValueError("a choice needs the number of its question, and a number a choice")
+        return self
 
 
 class Web:
@@ -40,8 +48,7 @@ class Web:
         self, turn: StepRequest, place: WebChat, reply_to: int | None, shown: Shown | None = None
     ) -> WebDelivery:
         """What a turn says in a conversation."""
-        settings = SessionSettings.load()
-        table = SessionTable(settings.table, aws.dynamodb(), settings.session_ttl_days)
+        table = SessionTable(TableSettings.load().table, aws.dynamodb())
         said = shown.delivered if shown else table.turn(turn.session_key, turn.turn_id).delivered
         return WebDelivery(_events(), _snapshots(), turn, said)
 
@@ -78,11 +85,12 @@ class Web:
 
     def withdraw(self, button: Button, place: WebChat) -> None:
         """An event that says so."""
+        wanted, part = self.press(button, place), f"{NOTICE}.withdrawn{button.message_id}"
+        if wanted is None:
+            return
         try:
-            wanted = Press.model_validate_json(button.data)
-            part = f"{NOTICE}.withdrawn{button.message_id}"
             _events().append(place.session_key, wanted.turn_id, Withdrawn(event=button.message_id), part)
-        except (ValidationError, ChannelRefused) as error:
+        except ChannelRefused as error:
             logger.info("the button is gone already", cause=str(error))
 
     def messages(self, session_key: str, turn_id: str, message: Message) -> tuple[Message, ...]:
@@ -93,10 +101,10 @@ class Web:
         """Each message has a turn of its own."""
         return True
 
-    def fetch(self, attachment: Attachment) -> bytes:
-        """A file that was uploaded, from where the API put it."""
+    def fetch(self, session_key: str, attachment: Attachment) -> bytes:
+        """A file that was uploaded in this conversation, from where the API put it."""
         try:
-            return _snapshots().get(attachment.file_id, SENT_BYTES)
+            return _snapshots().get(received_key(session_key, attachment.file_id), SENT_BYTES)
         except SnapshotMissing as error:
             raise WebRefused("the uploaded file is gone") from error
 
@@ -129,6 +137,11 @@ class WebSign:
 
     def delete(self, message_id: int) -> None:
         """What comes next outdates it."""
+
+
+def received_key(session_key: str, upload: str) -> str:
+    """Where an upload is kept; its id is a name of its own, and leads nowhere else."""
+    return f"sessions/web/{session_key}/received/{upload.replace('/', '_')}"
 
 
 def _events() -> EventTable:

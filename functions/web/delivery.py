@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from functions.channel import Asking, SentFile
 from functions.common.observability import StepRequest
@@ -13,6 +13,10 @@ from functions.web.events import Answered, Asked, Complete, Event, EventTable, F
 
 SENT_BYTES = 100 * 1024 * 1024
 """Bytes of a file that goes to a person; it stays in S3 until they fetch it."""
+
+
+EVENT_BYTES = 50_000
+"""Bytes of a text in an event, which is one item (DynamoDB: 400 KB) that is read with others (1 MB a page)."""
 
 
 class WebDelivery:
@@ -32,11 +36,11 @@ class WebDelivery:
 
     def text(self, part: str, text: str) -> None:
         """An event with it."""
-        self._once(part, Said(text=text))
+        self._once(part, lambda: Said(text=text))
 
     def answer(self, markdown: str, caption: str) -> str:
         """One event with all of it."""
-        self._once("answer0", Answered(markdown=_whole_characters(markdown)))
+        self._once("answer0", lambda: Answered.model_validate(self._long("answer0", "markdown", markdown)))
         return "markdown"
 
     def document(self, part: str, name: str, content: bytes, caption: str | None = None) -> bool:
@@ -44,9 +48,8 @@ class WebDelivery:
         if len(content) > SENT_BYTES:
             return False
         if part not in self._said:
-            key = f"sessions/web/{self._turn.session_key}/{self._turn.turn_id}/{part}-{name}"
-            self._snapshots.put(key, content, "application/octet-stream")
-            self._once(part, FileSent(name=name, size=len(content), key=key, caption=caption or ""))
+            key = self._put(f"{part}-{name}", content)
+            self._once(part, lambda: FileSent(name=name, size=len(content), key=key, caption=caption or ""))
         return True
 
     def files(self, part: str, files: Sequence[SentFile]) -> list[SentFile]:
@@ -56,20 +59,21 @@ class WebDelivery:
             if file.size > SENT_BYTES:
                 refused.append(file)
             elif file.key:
-                self._once(f"{part}{number}", FileSent(name=file.name, size=file.size, key=file.key))
+                sent = FileSent(name=file.name, size=file.size, key=file.key)
+                self._once(f"{part}{number}", lambda sent=sent: sent)  # type: ignore[misc]
             elif f"{part}{number}" not in self._said:
                 self.document(f"{part}{number}", file.name, file.content())
         return refused
 
     def question(self, asking: Asking) -> None:
         """The question, with all of its call."""
-        shown = asking.__dict__ | {"choices": BUTTONS}
-        self._once(f"{QUESTION}{asking.number}", Asked.model_validate(shown))
+        part, shown = f"{QUESTION}{asking.number}", asking.__dict__ | {"choices": BUTTONS}
+        self._once(part, lambda: Asked.model_validate(shown | self._long(part, "call", asking.call)))
 
     def notice(self, number: int, text: str, again: str) -> int:
         """Whoever shows the events shows the newest notice of a turn, until there is an answer."""
         part = f"{NOTICE}{number}"
-        self._once(part, Failed(number=number, text=text, again=again))
+        self._once(part, lambda: Failed(number=number, text=text, again=again))
         return self._said[part]
 
     def topic(self, part: str, name: str) -> int:
@@ -78,14 +82,21 @@ class WebDelivery:
 
     def complete(self) -> None:
         """The end of the turn's events."""
-        self._once(COMPLETE, Complete())
+        self._once(COMPLETE, Complete)
 
-    def _once(self, part: str, event: Event) -> None:
+    def _once(self, part: str, event: Callable[[], Event]) -> None:
         if part not in self._said:
             turn = self._turn
-            self._said[part] = self._events.append(turn.session_key, turn.turn_id, event, part)
+            self._said[part] = self._events.append(turn.session_key, turn.turn_id, event(), part)
 
+    def _long(self, part: str, name: str, text: str) -> dict[str, str]:
+        """A text, or, when an event cannot hold it, its beginning and where all of it is."""
+        whole = text.encode("utf-8", "replace")  # no JSON in UTF-8 holds halves of characters
+        if len(whole) <= EVENT_BYTES:
+            return {name: whole.decode()}
+        return {name: whole[:EVENT_BYTES].decode("utf-8", "ignore"), "key": self._put(f"{part}.txt", whole)}
 
-def _whole_characters(text: str) -> str:
-    """Without halves of characters, which no JSON in UTF-8 holds."""
-    return text.encode("utf-8", "replace").decode()
+    def _put(self, name: str, content: bytes) -> str:
+        key = f"sessions/web/{self._turn.session_key}/{self._turn.turn_id}/{name}"
+        self._snapshots.put(key, content, "application/octet-stream")
+        return key

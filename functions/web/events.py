@@ -42,10 +42,11 @@ class Said(Happened):
 
 
 class Answered(Happened):
-    """What the agent said, whole, as Markdown."""
+    """What the agent said, whole, as Markdown; what is long is in S3, under `key`."""
 
     kind: Literal["answered"] = "answered"
     markdown: str
+    key: str = ""
 
 
 class FileSent(Happened):
@@ -59,7 +60,8 @@ class FileSent(Happened):
 
 
 class Asked(Happened):
-    """Whether a tool call may run: who may decide, by which choices, within how many hours."""
+    """Whether a tool call may run: who may decide, by which choices, within how many hours; a call that is long is in
+    S3, under `key`."""
 
     kind: Literal["asked"] = "asked"
     number: int
@@ -68,6 +70,7 @@ class Asked(Happened):
     who: str
     hours: float
     choices: tuple[str, ...]
+    key: str = ""
 
 
 class Decided(Happened):

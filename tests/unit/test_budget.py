@@ -432,7 +432,7 @@ def test_what_is_granted_is_left(spent: float, limit: float, held: float, wanted
 
 def test_a_busy_ledger_gives_up_in_time(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "COUNTING_SECONDS", 0.2)
-    monkeypatch.setattr(Ledger, "_write", lambda *given: False)
+    monkeypatch.setattr(ledger.aws, "transacted", lambda *given: False)
     began = time.monotonic()
 
     with pytest.raises(AwsUnavailable):
@@ -482,3 +482,15 @@ def test_what_an_answer_can_cost_beyond_a_small_budget_is_counted(books: Books) 
     books.records.say(TURN, 1, 1.05)
 
     assert books.ledger.settle(CHAT, TURN) == 1.05
+
+
+def test_a_reservation_of_before_runs_were_told_apart_counts_whole(books: Books) -> None:
+    """Its record has another name, which nobody reads any more."""
+    reserve(books)
+    key = {"pk": {"S": ALL}, "sk": {"S": f"reserved#{CHAT}#{TURN}"}}
+    books.calls.update_item(
+        TableName=books.table, Key=key, UpdateExpression="REMOVE #run", ExpressionAttributeNames={"#run": "run"}
+    )
+
+    assert books.ledger.settle(CHAT, TURN, answered=True) == 0.5
+    assert books.reserved() == {}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from functions.channel import channel
-from functions.common.envelope import Chat, Envelope
+from functions.common.envelope import Chat, Envelope, WebChat, conversation_of
+from functions.common.errors import BadInput
 from functions.intake.request import Request
 from functions.turn import (
     acquire_lock,
@@ -76,3 +77,33 @@ def test_a_state_of_the_intake_of_before_is_understood(state: str) -> None:
 
     assert found.chat is not None
     assert channel(found.chat) is channel(None)
+
+
+@pytest.mark.parametrize(
+    ("turn", "key"),
+    [
+        ("c5-t0-u9", "5:0"),
+        ("c-5-t7-u9-r2", "-5:7"),
+        (f"w{'a' * 32}-m1", f"w{'a' * 32}"),
+        (f"w{'a' * 32}-mAb9-r1", f"w{'a' * 32}"),
+    ],
+)
+def test_a_turns_name_tells_its_conversation(turn: str, key: str) -> None:
+    assert conversation_of(turn) == key
+
+
+@pytest.mark.parametrize("name", ["", "c5-t0-u9x", f"w{'a' * 32}-m1:x/../y", f"w{'a' * 31}-m1", "c5-t0-u9\n", "x"])
+def test_another_name_is_no_turns(name: str) -> None:
+    with pytest.raises(BadInput):
+        conversation_of(name)
+
+
+def test_a_conversation_of_the_web_is_a_place() -> None:
+    place = WebChat(channel="web", id="a" * 32)
+    given = ENVELOPES["message"] | {
+        "chat": place.model_dump(),
+        "session_key": place.session_key,
+        "turn_id": place.turn_id("1"),
+    }
+
+    assert Envelope.model_validate(given).chat == place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from botocore.model import OperationModel
 from functions.channel import Channel, channel
 from functions.common import aws
 from functions.common.envelope import Attachment, Button, Chat
+from functions.common.errors import TelegramUnavailable
 from functions.common.settings import SessionSettings, use_environment
 from functions.conversation.progress import ProgressTable
 from functions.conversation.sessions import SessionTable
@@ -37,7 +39,7 @@ class TelegramWorld(World):
 
     def __init__(self, stack: EmbeddedStack, chat: Chat) -> None:
         self._stack, self._telegram, self._person, self._chat = stack, stack.telegram, Person(stack), chat
-        self._person.command(chat.id, "/whoami")  # somebody was here
+        self._person.command(chat.id, "/whoami", thread=chat.thread_id)  # somebody was here
         settings = SessionSettings.load()
         self._sessions = SessionTable(settings.table, aws.dynamodb())
         self._progress = ProgressTable(settings.table, aws.dynamodb(), self._sessions.expiry())
@@ -64,11 +66,12 @@ class TelegramWorld(World):
         return TelegramWorld(self._stack, chat)
 
     def seen(self) -> list[str]:
+        assert {m.get("message_thread_id", 0) for m in self._person.replies(self._chat.id)} <= {self._chat.thread_id}
         return [text for text in self._person.texts(self._chat.id) if text]
 
     def files(self) -> dict[str, bytes]:
         found = [m["document"] for m in self._person.replies(self._chat.id) if "document" in m]
-        return {file["file_name"]: self.channel.fetch(self._attachment(file["file_id"])) for file in found}
+        return {file["file_name"]: self.channel.fetch("", self._attachment(file["file_id"])) for file in found}
 
     def buttons(self, message_id: int) -> list[Button]:
         found = next(m for m in self._person.replies(self._chat.id) if m["message_id"] == message_id)
@@ -76,6 +79,27 @@ class TelegramWorld(World):
         return [
             Button(id="query", data=button["callback_data"], message_id=message_id) for row in rows for button in row
         ]
+
+    def labels(self, message_id: int) -> list[str]:
+        found = next(m for m in self._person.replies(self._chat.id) if m["message_id"] == message_id)
+        rows = found.get("reply_markup", {}).get("inline_keyboard", [])
+        return [button["text"] for row in rows for button in row]
+
+    def passing(self) -> str | None:
+        draft = self._telegram.signs(self._chat.id)["draft"]
+        return json.dumps(draft) if draft else None
+
+    def stored(self, content: bytes) -> str:
+        return "sessions/a/turns/b/outbox/c"  # Telegram is given the content
+
+    @contextmanager
+    def fetching_fails(self) -> Iterator[None]:
+        def fails(*_: Any) -> bytes:
+            raise TelegramUnavailable("file: HTTP 502")
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(BotApi, "download", fails)
+            yield
 
     def attached(self, content: bytes) -> Attachment:
         self._telegram.send_file(self._chat.id, "document", "picture.bin", content)
@@ -120,13 +144,18 @@ class TelegramWorld(World):
         return Attachment(kind="document", file_id=file_id, name="picture.bin", mime="application/octet-stream")
 
 
-@pytest.fixture(params=["private", "supergroup"])
+@pytest.fixture(params=["private", "supergroup", "topic"])
 def world(request: pytest.FixtureRequest, stack: EmbeddedStack, chat: int) -> Iterator[TelegramWorld]:
-    place = Chat(id=chat if request.param == "private" else -chat, type=request.param)
+    place = Chat(id=chat, type="private")
+    if request.param != "private":
+        place = Chat(
+            id=-chat, type="supergroup", thread_id=7 * (request.param == "topic"), forum=request.param == "topic"
+        )
     turn = next(spec for spec in stack.functions.specs.values() if spec.logical_id == "TurnFunction")
     use_environment(stack.functions.environment(turn))
     yield TelegramWorld(stack, place)
     use_environment(None)
+    stack.telegram.fail_none()
 
 
 class TestTelegram(ChannelContract):

@@ -19,7 +19,19 @@ from functions.common.settings import SessionSettings, use_environment
 from functions.conversation.files.snapshots import Snapshots
 from functions.conversation.progress import ProgressTable
 from functions.conversation.sessions import SessionTable
-from functions.web.events import Answered, Asked, Decided, EventTable, Failed, FileSent, Numbered, Said, Withdrawn
+from functions.web.channel import received_key
+from functions.web.events import (
+    Answered,
+    Asked,
+    Decided,
+    EventTable,
+    Failed,
+    FileSent,
+    Numbered,
+    Said,
+    Withdrawn,
+    Working,
+)
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
 from tests.channel_contract import ChannelContract, Killed, World
@@ -75,13 +87,15 @@ class WebWorld(World):
         for one in events:
             if isinstance(one.event, Said):
                 shown.append(one.event.text)
-            elif isinstance(one.event, Answered):
-                shown.append(one.event.markdown)
-            elif isinstance(one.event, Asked):
-                shown.append(one.event.call)
+            elif isinstance(one.event, Answered | Asked):
+                shown.append(self._whole(one.event))
             elif isinstance(one.event, Failed) and last[one.turn_id] == one.number and one.turn_id not in answered:
                 shown.append(one.event.text)
         return shown
+
+    def _whole(self, event: Answered | Asked) -> str:
+        said = event.markdown if isinstance(event, Answered) else event.call
+        return self._snapshots.get(event.key).decode() if event.key else said
 
     def files(self) -> dict[str, bytes]:
         sent = [one.event for one in self.events() if isinstance(one.event, FileSent)]
@@ -105,13 +119,37 @@ class WebWorld(World):
             data = [f'{{{turn}, "choice": "{choice}", "number": {number}}}' for choice in choices]
         return [Button(id="press", data=one, message_id=message_id) for one in data]
 
-    def attached(self, content: bytes) -> Attachment:
-        key = f"sessions/web/{self._chat.session_key}/received/1"
+    def labels(self, message_id: int) -> list[str]:
+        asked = next(one for one in self.events() if one.number == message_id)
+        assert isinstance(asked.event, Asked)
+        mine = [one.event for one in self.events() if one.turn_id == asked.turn_id]
+        return [e.text for e in mine if isinstance(e, Decided) and e.number == asked.event.number]
+
+    def passing(self) -> str | None:
+        working = [one.event for one in self.events() if isinstance(one.event, Working)]
+        return working[-1].model_dump_json() if working else None
+
+    def stored(self, content: bytes) -> str:
+        key = f"sessions/{uuid.uuid4()}/turns/t/outbox/report.pdf"
         self._snapshots.put(key, content)
-        return self._attachment(key)
+        return key
+
+    @contextmanager
+    def fetching_fails(self) -> Iterator[None]:
+        def fails(**_: Any) -> None:
+            raise ClientError({"Error": {"Code": "SlowDown", "Message": "slow down"}}, "GetObject")
+
+        events = aws.s3().meta.events
+        events.register("before-call.s3.GetObject", fails)
+        yield
+        events.unregister("before-call.s3.GetObject", fails)
+
+    def attached(self, content: bytes) -> Attachment:
+        self._snapshots.put(received_key(self._chat.session_key, "1"), content)
+        return self._attachment("1")
 
     def no_attachment(self) -> Attachment:
-        return self._attachment(f"sessions/web/{self._chat.session_key}/received/none")
+        return self._attachment("../../sessions/none")
 
     def failing(self, error: str) -> None:
         if error == "refused":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
 from pydantic import BaseModel, Field
@@ -14,17 +15,17 @@ from starlette.concurrency import run_in_threadpool
 
 from functions.common import aws
 from functions.common.envelope import conversation_of
-from functions.common.errors import BadInput
+from functions.common.errors import BadInput, SnapshotMissing
 from functions.common.settings import TableSettings
 from functions.conversation.admission import Admission
 from functions.conversation.approvals import BUTTONS, Choice
 from functions.conversation.lock_table import LockTable
 from functions.conversation.sessions import NOTICE
-from functions.web.asking import Body, Mine, Outcome, Signed, conversations, entrance, session_table
+from functions.web.asking import Body, Mine, Outcome, Signed, conversations, entrance, session_table, snapshots
 from functions.web.channel import Press
 from functions.web.conversations import Conversation
 from functions.web.entrance import EntranceSettings
-from functions.web.events import EVENT, EventTable
+from functions.web.events import EVENT, Answered, Asked, Event, EventTable
 
 router = APIRouter(tags=["turns"])
 
@@ -96,7 +97,7 @@ async def events(
             found = await run_in_threadpool(table.after, one.place.session_key, number)
             for event in found:
                 number = event.number
-                data = {"turn_id": event.turn_id, **EVENT.dump_python(event.event, mode="json")}
+                data = {"turn_id": event.turn_id, **await run_in_threadpool(_whole, event.event)}
                 yield ServerSentEvent(json.dumps(data), id=str(number), event=event.event.kind)
             if not found:
                 await asyncio.sleep(LOOK_SECONDS)
@@ -131,7 +132,7 @@ def answer(person: Signed, one: Mine, body: Decision) -> Outcome:
     if body.choice not in BUTTONS:
         raise HTTPException(422, f"body.choice: it is none of {', '.join(BUTTONS)}")
     _of(one, body.turn_id)
-    press = Press(turn_id=body.turn_id, choice=body.choice, number=body.number)
+    press = Press.model_validate(body.model_dump())
     return Outcome(outcome=entrance(person, one).press(press, 0))
 
 
@@ -153,3 +154,13 @@ def _of(one: Conversation, turn_id: str) -> None:
     except BadInput:
         pass
     raise HTTPException(404, "there is no such turn in this conversation")
+
+
+def _whole(event: Event) -> dict[str, Any]:
+    """What an event says, with all of a text that was too long for it; one that is gone is as long as it is."""
+    said: dict[str, Any] = EVENT.dump_python(event, mode="json")
+    key = said.pop("key", "") if isinstance(event, Answered | Asked) else ""
+    if key:
+        with contextlib.suppress(SnapshotMissing), aws.translated():
+            said["markdown" if isinstance(event, Answered) else "call"] = snapshots().get(key).decode()
+    return said

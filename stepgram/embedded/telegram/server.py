@@ -78,6 +78,11 @@ class Telegram(People):
         with self._lock:
             self._faults.extend(faults)
 
+    def fail_none(self) -> None:
+        """Every call is answered as it should be again."""
+        with self._lock:
+            self._faults.clear()
+
     def block(self, chat_id: int) -> None:
         """The person blocks the bot."""
         with self._moment():
@@ -113,7 +118,7 @@ class Telegram(People):
             raise BotApiError(400, f"Bad Request: parameter {where}: {first['msg']}") from error
         with self._moment():
             self.calls.append((method, parameters))
-            if method.lower().startswith(("send", "editmessagetext")) and not method.endswith(FADING) and self._faults:
+            if method.lower().startswith(("send", "edit")) and not method.endswith(FADING) and self._faults:
                 raise self._faults.popleft()
             return handler(parameters)
 
