@@ -137,7 +137,7 @@ class Ledger:
         """
         wanted, collisions = max(dollars(wanted_usd), LEAST), aws.Collisions(COUNTING_SECONDS, "the sums of costs were")
         while True:
-            if self._settled(session_key, turn_id)[1]:
+            if self._settled(session_key, turn_id, before=run)[1]:
                 return 0.0
             now = datetime.now(UTC)
             try:
@@ -156,11 +156,14 @@ class Ledger:
         """
         return self._settled(session_key, turn_id, answered)[0]
 
-    def _settled(self, session_key: str, turn_id: str, answered: bool = False) -> tuple[float, bool]:
-        """The same, and whether the turn's answer was committed by then."""
+    def _settled(
+        self, session_key: str, turn_id: str, answered: bool = False, before: int | None = None
+    ) -> tuple[float, bool]:
+        """The same, and whether the turn's answer was committed by then. What begins only now (the run `before` which
+        the others came) has cost nothing yet."""
         collisions = aws.Collisions(COUNTING_SECONDS, "the sums of costs were")
         while True:
-            change = self._change(session_key, turn_id, answered)
+            change = self._change(session_key, turn_id, answered, before)
             settled = float(change.total), "version" in change.item
             if change.reservation is None and change.counted == _runs(change.item):
                 return settled
@@ -169,7 +172,7 @@ class Ledger:
             elif change.whole:
                 return settled
 
-    def _change(self, session_key: str, turn_id: str, answered: bool) -> Change:
+    def _change(self, session_key: str, turn_id: str, answered: bool, before: int | None) -> Change:
         keys = [(ALL, _reserved(session_key, turn_id)), (session_key, f"turn#{turn_id}")]
         found, item = aws.items(self._dynamodb, self._table, keys)
         reservation = _reservation(found) if found else None
@@ -178,7 +181,7 @@ class Ledger:
         most = dollars(at_most(float(granted), begun))
         counted, models = _runs(item), dict[str, Decimal]()
         changes = 0
-        for run in range(max(1, begun - RUNS + 1), begun + 1):
+        for run in range(max(1, begun - RUNS + 1), before or begun + 1):
             cost = self._cost(item, turn_id, run)
             had = counted.get(str(run), Decimal())
             name, said = (cost.model, dollars(cost.cost_usd)) if cost else (UNRECORDED, Decimal())

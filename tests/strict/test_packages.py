@@ -35,7 +35,7 @@ def test_the_zip_holds_what_the_makefile_puts_there_and_the_requirements(package
     folder = packages.of(spec("WebhookFunction")).folder
 
     assert {path.name for path in (folder / "functions").iterdir()} == {
-        *("__init__.py", "common", "conversation", "telegram", "intake", "turn", "callback")
+        *("__init__.py", "channel.py", "common", "conversation", "telegram", "web", "intake", "turn", "callback")
     }
     assert (folder / "pydantic").is_dir()
     assert not (folder / "boto3").exists()

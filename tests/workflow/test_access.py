@@ -15,6 +15,7 @@ from functions.conversation.admission import Admission, Guest
 from functions.conversation.budget import ALL, periods
 from functions.conversation.files.documents import LeftOut, Reason
 from functions.conversation.texts import say
+from functions.telegram.channel import Telegram
 from functions.turn.reply import left_out
 from stepgram.embedded.client import client
 from stepgram.embedded.stack import EmbeddedStack
@@ -246,8 +247,7 @@ def test_a_topic_that_telegram_refuses_is_told(person: Person, group: int) -> No
 
 
 def test_files_too_large_for_telegram_are_named(person: Person, chat: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("functions.turn.reply.SENT_BYTES", 10)
-    monkeypatch.setattr("functions.intake.time_travel.SENT_BYTES", 10)
+    monkeypatch.setattr(Telegram, "sent_bytes", 10)
     person.ask(chat, "!file big.txt more than ten bytes")
     assert person.texts(chat)[-1] == say("not_sent_too_large", "en", name="big.txt", megabytes="0")
     person.command(chat, "/debug")
