@@ -54,12 +54,14 @@ class Admission:
     def add(self, guest: Guest) -> None:
         """Allow a user or a chat."""
         item = {"name": {"S": guest.name}, "by": {"S": guest.by}}
-        self._dynamodb.put_item(TableName=self._table, Item={**_key("access", f"{guest.kind}#{guest.id}"), **item})
+        self._dynamodb.put_item(
+            TableName=self._table, Item={**aws.item_key("access", f"{guest.kind}#{guest.id}"), **item}
+        )
 
     def remove(self, kind: Kind, number: int) -> bool:
         """Take the permission back; False when there was none."""
         answer = self._dynamodb.delete_item(
-            TableName=self._table, Key=_key("access", f"{kind}#{number}"), ReturnValues="ALL_OLD"
+            TableName=self._table, Key=aws.item_key("access", f"{kind}#{number}"), ReturnValues="ALL_OLD"
         )
         return "Attributes" in answer
 
@@ -85,7 +87,7 @@ class Admission:
         try:
             self._dynamodb.put_item(
                 TableName=self._table,
-                Item={**_key("access", f"pairing#{user}"), "code": {"S": code}, **ttl},
+                Item={**aws.item_key("access", f"pairing#{user}"), "code": {"S": code}, **ttl},
                 ConditionExpression="attribute_not_exists(pk) OR #ttl < :now",
                 ExpressionAttributeNames={"#ttl": "ttl"},
                 ExpressionAttributeValues={":now": {"N": str(now)}},
@@ -94,7 +96,7 @@ class Admission:
             aws.refused_item(error)
             return None
         person = {"user": {"N": str(user)}, "name": {"S": name}}
-        self._dynamodb.put_item(TableName=self._table, Item={**_key("access", f"code#{code}"), **person, **ttl})
+        self._dynamodb.put_item(TableName=self._table, Item={**aws.item_key("access", f"code#{code}"), **person, **ttl})
         return code
 
     def redeem(self, code: str, by: str) -> Guest | None:
@@ -105,7 +107,7 @@ class Admission:
         guest = Guest(kind="user", id=int(item["user"]["N"]), name=item["name"]["S"], by=by)
         self.add(guest)
         for sort_key in (item["sk"]["S"], f"pairing#{guest.id}"):
-            self._dynamodb.delete_item(TableName=self._table, Key=_key("access", sort_key))
+            self._dynamodb.delete_item(TableName=self._table, Key=aws.item_key("access", sort_key))
         return guest
 
     def count(self, user: int, update_id: int) -> int:
@@ -113,7 +115,7 @@ class Admission:
         minute = int(time.time()) // 60
         answer = self._dynamodb.update_item(
             TableName=self._table,
-            Key=_key(f"rate#{user}", str(minute)),
+            Key=aws.item_key(f"rate#{user}", str(minute)),
             UpdateExpression="ADD updates :update SET #ttl = if_not_exists(#ttl, :ttl)",
             ExpressionAttributeNames={"#ttl": "ttl"},
             ExpressionAttributeValues={":update": {"NS": [str(update_id)]}, ":ttl": {"N": str((minute + 5) * 60)}},
@@ -122,10 +124,8 @@ class Admission:
         return len(answer["Attributes"]["updates"]["NS"])
 
     def _get(self, partition: str, sort_key: str) -> dict[str, Any] | None:
-        found = self._dynamodb.get_item(TableName=self._table, Key=_key(partition, sort_key), ConsistentRead=True)
+        found = self._dynamodb.get_item(
+            TableName=self._table, Key=aws.item_key(partition, sort_key), ConsistentRead=True
+        )
         item: dict[str, Any] | None = found.get("Item")
         return item
-
-
-def _key(partition: str, sort_key: str) -> dict[str, Any]:
-    return {"pk": {"S": partition}, "sk": {"S": sort_key}}

@@ -221,7 +221,7 @@ class SessionTable:
                     {
                         "ConditionCheck": {
                             "TableName": self._table,
-                            "Key": _key(session_key, "lock"),
+                            "Key": aws.item_key(session_key, "lock"),
                             "ConditionExpression": "#owner = :turn AND fence = :fence",
                             "ExpressionAttributeNames": {"#owner": "owner"},
                             "ExpressionAttributeValues": _values({":turn": commit.turn_id, ":fence": commit.fence}),
@@ -230,7 +230,7 @@ class SessionTable:
                     {
                         "Update": {
                             "TableName": self._table,
-                            "Key": _key(session_key, "session"),
+                            "Key": aws.item_key(session_key, "session"),
                             "ConditionExpression": condition,
                             "UpdateExpression": "SET version = :version, manifest = :manifest, cost_usd = :cost, "
                             "#ttl = :ttl ADD turns :one",
@@ -250,7 +250,7 @@ class SessionTable:
                     {
                         "Update": {
                             "TableName": self._table,
-                            "Key": _key(session_key, turn_key),
+                            "Key": aws.item_key(session_key, turn_key),
                             "ConditionExpression": "attribute_not_exists(version)",
                             "UpdateExpression": "SET #status = :status, version = :version, session_id = :id, "
                             "base_manifest = :base, execution_arn = :arn, #ttl = :ttl",
@@ -316,7 +316,7 @@ class SessionTable:
 
     def _get(self, session_key: str, sort_key: str) -> dict[str, Any] | None:
         found = self._dynamodb.get_item(
-            TableName=self._table, Key=_key(session_key, sort_key), ConsistentRead=True
+            TableName=self._table, Key=aws.item_key(session_key, sort_key), ConsistentRead=True
         ).get("Item")
         return None if found is None else _plain(found)
 
@@ -335,7 +335,7 @@ class SessionTable:
         """The parameters of one update."""
         return {
             "TableName": self._table,
-            "Key": _key(session_key, sort_key),
+            "Key": aws.item_key(session_key, sort_key),
             "UpdateExpression": expression,
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": _values(values),
@@ -388,10 +388,6 @@ def _reasons(error: ClientError) -> list[str]:
         raise error
     reasons: Any = error.response.get("CancellationReasons", [])
     return [str(reason.get("Code")) for reason in reasons]
-
-
-def _key(session_key: str, sort_key: str) -> dict[str, Any]:
-    return {"pk": {"S": session_key}, "sk": {"S": sort_key}}
 
 
 def _values(values: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from fastapi import Cookie, Depends, HTTPException, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.common import aws
-from functions.common.settings import BucketSettings, TableSettings
-from functions.conversation.files.snapshots import Snapshots
+from functions.common.settings import TableSettings
 from functions.conversation.sessions import SessionTable
 from functions.web.conversations import Conversation, ConversationTable
 from functions.web.entrance import Entrance, EntranceSettings
@@ -73,11 +72,6 @@ Mine = Annotated[Conversation, Depends(mine)]
 def entrance(person: Person, one: Conversation) -> Entrance:
     """Where this person's words go in."""
     return Entrance(EntranceSettings.load(), person, one.place)
-
-
-def snapshots() -> Snapshots:
-    """The bucket of this stack."""
-    return Snapshots(BucketSettings.load().bucket, aws.s3())
 
 
 def session_table() -> SessionTable:

@@ -50,7 +50,7 @@ class Web:
         """What a turn says in a conversation."""
         table = SessionTable(TableSettings.load().table, aws.dynamodb())
         said = shown.delivered if shown else table.turn(turn.session_key, turn.turn_id).delivered
-        return WebDelivery(_events(), _snapshots(), turn, said)
+        return WebDelivery(events(), snapshots(), turn, said)
 
     def sign(self, ticket: Ticket, report: Report, table: ProgressTable) -> WebSign:
         """An event that the next one outdates."""
@@ -64,7 +64,7 @@ class Web:
         """An event that closes the question."""
         decided = Decided(number=question.number, text=text)
         try:
-            _events().append(question.session_key, question.turn_id, decided, f"{QUESTION}{question.number}.decided")
+            events().append(question.session_key, question.turn_id, decided, f"{QUESTION}{question.number}.decided")
         except (ChannelError, AwsUnavailable) as error:
             logger.info("the question does not show the decision", cause=str(error))
 
@@ -89,7 +89,7 @@ class Web:
         if wanted is None:
             return
         try:
-            _events().append(place.session_key, wanted.turn_id, Withdrawn(event=button.message_id), part)
+            events().append(place.session_key, wanted.turn_id, Withdrawn(event=button.message_id), part)
         except ChannelRefused as error:
             logger.info("the button is gone already", cause=str(error))
 
@@ -104,7 +104,7 @@ class Web:
     def fetch(self, session_key: str, attachment: Attachment) -> bytes:
         """A file that was uploaded in this conversation, from where the API put it."""
         try:
-            return _snapshots().get(received_key(session_key, attachment.file_id), SENT_BYTES)
+            return snapshots().get(received_key(session_key, attachment.file_id), SENT_BYTES)
         except SnapshotMissing as error:
             raise WebRefused("the uploaded file is gone") from error
 
@@ -130,7 +130,7 @@ class WebSign:
             waiting=report.waiting,
         )
         try:
-            _events().append(report.session_key, report.turn_id, working)
+            events().append(report.session_key, report.turn_id, working)
         except AwsUnavailable as error:
             raise ChannelError(str(error)) from error
         return None
@@ -144,11 +144,13 @@ def received_key(session_key: str, upload: str) -> str:
     return f"sessions/web/{session_key}/received/{upload.replace('/', '_')}"
 
 
-def _events() -> EventTable:
+def events() -> EventTable:
+    """The events of this stack."""
     return EventTable(TableSettings.load().table, aws.dynamodb())
 
 
-def _snapshots() -> Snapshots:
+def snapshots() -> Snapshots:
+    """The bucket of this stack."""
     return Snapshots(BucketSettings.load().bucket, aws.s3())
 
 

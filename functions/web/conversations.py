@@ -12,7 +12,6 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict
 
 from functions.common import aws
@@ -20,6 +19,8 @@ from functions.common.envelope import WebChat
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+
+COLLIDING_SECONDS = 15.0
 
 LISTED = 1000
 """Conversations of one owner that are listed, the first by their keys."""
@@ -112,26 +113,16 @@ class ConversationTable:
             for key in self._keys(one.id, one.owner)
         ]
         collisions = aws.Collisions(COLLIDING_SECONDS, "the conversation was")
-        while True:
-            try:
-                self._dynamodb.transact_write_items(TransactItems=updates)
-            except ClientError as error:
-                reasons = {str(reason.get("Code")) for reason in error.response.get("CancellationReasons", [])}
-                if "ConditionalCheckFailed" in reasons:
-                    return False
-                if "TransactionConflict" not in reasons:
-                    raise
-                collisions.wait()
-                continue
-            return True
+        while not aws.transacted(self._dynamodb, updates):
+            if self.get(one.owner, one.id) is None:
+                return False
+            collisions.wait()
+        return True
 
     @staticmethod
     def _keys(conversation_id: str, owner: str) -> list[dict[str, Any]]:
         key = WebChat(channel="web", id=conversation_id).session_key
         return [aws.item_key(key, "conversation"), aws.item_key(f"owner#{owner}", key)]
-
-
-COLLIDING_SECONDS = 15.0
 
 
 def _read(conversation_id: str, item: dict[str, Any]) -> Conversation:

@@ -57,7 +57,10 @@ def ledger(stack: EmbeddedStack) -> Ledger:
 def records(stack: EmbeddedStack, session_id: str, turn: str) -> list[RunCost]:
     """What the turn's runs say they have cost."""
     snapshots = Snapshots(stack.deployment.outputs["SessionBucket"], client("s3", stack.addresses.aws))
-    keys = snapshots.keys(f"{turn_prefix(session_id, turn)}costs/")
+    found = client("s3", stack.addresses.aws).list_objects_v2(
+        Bucket=snapshots.bucket, Prefix=f"{turn_prefix(session_id, turn)}costs/"
+    )
+    keys = [item["Key"] for item in found.get("Contents", [])]
     assert keys == [cost_key(session_id, turn, run) for run in range(1, len(keys) + 1)]
     return [snapshots.read(key, RunCost) for key in keys]
 

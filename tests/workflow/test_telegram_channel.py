@@ -11,13 +11,10 @@ from typing import Any
 import pytest
 from botocore.model import OperationModel
 
-from functions.channel import Channel, channel
 from functions.common import aws
 from functions.common.envelope import Attachment, Button, Chat
 from functions.common.errors import TelegramUnavailable
-from functions.common.settings import SessionSettings, use_environment
-from functions.conversation.progress import ProgressTable
-from functions.conversation.sessions import SessionTable
+from functions.common.settings import use_environment
 from functions.telegram.bot_api import BotApi
 from stepgram.embedded.stack import EmbeddedStack
 from stepgram.embedded.telegram import BotApiError
@@ -38,27 +35,9 @@ class TelegramWorld(World):
     """A private chat, or a group, of the embedded stack."""
 
     def __init__(self, stack: EmbeddedStack, chat: Chat) -> None:
+        super().__init__(chat)
         self._stack, self._telegram, self._person, self._chat = stack, stack.telegram, Person(stack), chat
         self._person.command(chat.id, "/whoami", thread=chat.thread_id)  # somebody was here
-        settings = SessionSettings.load()
-        self._sessions = SessionTable(settings.table, aws.dynamodb())
-        self._progress = ProgressTable(settings.table, aws.dynamodb(), self._sessions.expiry())
-
-    @property
-    def channel(self) -> Channel:
-        return channel(self._chat)
-
-    @property
-    def place(self) -> Chat:
-        return self._chat
-
-    @property
-    def sessions(self) -> SessionTable:
-        return self._sessions
-
-    @property
-    def progress(self) -> ProgressTable:
-        return self._progress
 
     def elsewhere(self) -> TelegramWorld:
         number = next(_elsewhere)

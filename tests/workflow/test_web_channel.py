@@ -12,13 +12,10 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.model import OperationModel
 
-from functions.channel import Channel, channel
 from functions.common import aws
 from functions.common.envelope import Attachment, Button, WebChat
-from functions.common.settings import SessionSettings, use_environment
+from functions.common.settings import use_environment
 from functions.conversation.files.snapshots import Snapshots
-from functions.conversation.progress import ProgressTable
-from functions.conversation.sessions import SessionTable
 from functions.web.channel import received_key
 from functions.web.events import (
     Answered,
@@ -48,27 +45,10 @@ class WebWorld(World):
     def __init__(self, stack: EmbeddedStack) -> None:
         self._stack, outputs, endpoint = stack, stack.deployment.outputs, stack.addresses.aws
         self._chat = WebChat(channel="web", id=uuid.uuid4().hex)
+        super().__init__(self._chat)
         self._table, self._owner = outputs["SessionTable"], client("dynamodb", endpoint)
         self._owner.put_item(TableName=self._table, Item=aws.item_key(self._chat.session_key, "conversation"))
         self._snapshots = Snapshots(outputs["SessionBucket"], client("s3", endpoint))
-        self._sessions = SessionTable(SessionSettings.load().table, aws.dynamodb())
-        self._progress = ProgressTable(self._table, aws.dynamodb(), self._sessions.expiry())
-
-    @property
-    def channel(self) -> Channel[WebChat]:
-        return channel(self._chat)
-
-    @property
-    def place(self) -> WebChat:
-        return self._chat
-
-    @property
-    def sessions(self) -> SessionTable:
-        return self._sessions
-
-    @property
-    def progress(self) -> ProgressTable:
-        return self._progress
 
     def elsewhere(self) -> WebWorld:
         return WebWorld(self._stack)

@@ -101,9 +101,9 @@ class Meter:
 
     def _adds(self, part: dict[str, Any]) -> None:
         """Reckon the texts of a block, or of more of it."""
-        texts = [text for name, text in part.items() if name not in NAMES and isinstance(text, str)]
-        ascii_, others = (sum(sum(c.isascii() == plain for c in text) for text in texts) for plain in (True, False))
-        self._said_tokens += ascii_ / CHARACTERS_A_TOKEN + others
+        text = "".join(text for name, text in part.items() if name not in NAMES and isinstance(text, str))
+        latin = len(text.encode("ascii", "ignore"))
+        self._said_tokens += latin / CHARACTERS_A_TOKEN + (len(text) - latin)
 
     def _hear(self, event: dict[str, Any]) -> None:
         kind = event.get("type")

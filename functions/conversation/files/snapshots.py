@@ -74,11 +74,6 @@ class Snapshots:
         found = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=key, MaxKeys=1)
         return any(item["Key"] == key for item in found.get("Contents", []))
 
-    def keys(self, prefix: str) -> list[str]:
-        """The keys of the objects in a folder, a thousand at most."""
-        found = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix)
-        return [item["Key"] for item in found.get("Contents", [])]
-
     def get_all(self, segments: Iterable[Segment]) -> list[bytes]:
         """Several segments, in their order, fetched in parallel. Raises SnapshotMissing, ResultRefused."""
         with ThreadPoolExecutor(PARALLEL) as pool:

@@ -15,7 +15,8 @@ from functions.conversation.files.trees import content_of, read_tree
 from functions.conversation.files.versions import archive, at_version
 from functions.conversation.files.versions import history as back_from
 from functions.conversation.sessions import Pointer
-from functions.web.asking import Mine, session_table, snapshots
+from functions.web.asking import Mine, session_table
+from functions.web.channel import snapshots
 from functions.web.conversations import Conversation
 from functions.web.history import Page, page
 

@@ -8,7 +8,8 @@ from fastapi import APIRouter, HTTPException, Response
 
 from functions.common import aws
 from functions.conversation.files.versions import fork as copied
-from functions.web.asking import Mine, Outcome, Signed, Titled, conversations, entrance, session_table, snapshots
+from functions.web.asking import Mine, Outcome, Signed, Titled, conversations, entrance, session_table
+from functions.web.channel import snapshots
 from functions.web.conversations import Conversation
 from functions.web.routes.files import manifest_of
 
@@ -66,7 +67,7 @@ def fork(person: Signed, one: Mine, body: Titled) -> Conversation:
         manifest = manifest_of(one, None)
         if manifest is None:
             raise HTTPException(409, "there is nothing to go on from yet")
-        made = conversations().create(person.owner, body.title or one.title)
         copy = copied(snapshots(), manifest, str(uuid.uuid4()))
+        made = conversations().create(person.owner, body.title or one.title)
         session_table().move(made.place.session_key, "fork", None, copy)
     return made

@@ -21,11 +21,12 @@ from functions.conversation.admission import Admission
 from functions.conversation.approvals import BUTTONS, Choice
 from functions.conversation.lock_table import LockTable
 from functions.conversation.sessions import NOTICE
-from functions.web.asking import Body, Mine, Outcome, Signed, conversations, entrance, session_table, snapshots
-from functions.web.channel import Press
+from functions.web.asking import Body, Mine, Outcome, Signed, conversations, entrance, session_table
+from functions.web.channel import Press, snapshots
+from functions.web.channel import events as events_of_stack
 from functions.web.conversations import Conversation
 from functions.web.entrance import EntranceSettings
-from functions.web.events import EVENT, Answered, Asked, Event, EventTable
+from functions.web.events import EVENT, Answered, Asked, Event
 
 router = APIRouter(tags=["turns"])
 
@@ -88,7 +89,7 @@ async def events(
     last_event_id: Annotated[int | None, Header(ge=0)] = None,
 ) -> EventSourceResponse:
     """What happens, from the event after `Last-Event-ID` (or `after`) on, for as long as somebody listens."""
-    table = EventTable(TableSettings.load().table, aws.dynamodb())
+    table = events_of_stack()
     last = max(after, last_event_id or 0)
 
     async def happening() -> AsyncIterator[ServerSentEvent]:
